@@ -1,0 +1,86 @@
+// actors/core/limits.hpp -- every limit, with its unit and its reason. No CAF, no I/O.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "actors/core/time.hpp"
+
+namespace warren::limits {
+
+// ---- names and specs (the API's contract) ----
+inline constexpr std::size_t label_chars_max = 63;          // DNS-1123
+inline constexpr std::size_t hostname_chars_max = 253;      // RFC 1035 2.3.4, without the final dot
+inline constexpr std::size_t hostnames_max = 16;            // per tunnel
+inline constexpr std::size_t rules_max = 16;                // per tunnel
+inline constexpr std::size_t path_prefix_bytes_max = 1024;  // Envoy matches it byte by byte
+inline constexpr std::size_t target_bytes_max = 300;        // scheme, host name, port
+inline constexpr std::size_t addresses_max = 16;            // per connector
+inline constexpr std::size_t home_relay_bytes_max = 2048;
+inline constexpr auto lease_min = 3s;
+inline constexpr auto lease_max = 1h;
+inline constexpr auto lease_default = 30s;
+inline constexpr std::size_t request_id_bytes_max = 128;
+inline constexpr auto request_id_kept = 24h;
+inline constexpr auto audit_kept = 24h * 90;
+inline constexpr auto tombstone_kept = 1h;
+inline constexpr std::size_t class_networks_max = 64;
+inline constexpr std::size_t class_listen_max = 16;
+
+// ---- wire ----
+inline constexpr std::size_t agent_message_bytes_max = 64 * 1024;    // hello, heartbeat, event, reply
+inline constexpr std::size_t bus_message_bytes_max = 900 * 1024;     // below NATS' default max_payload of 1 MiB
+inline constexpr std::size_t api_request_bytes_max = 256 * 1024;
+inline constexpr std::size_t target_message_bytes_max = 256;         // the agent's words, kept in the row
+inline constexpr std::size_t agent_version_bytes_max = 64;
+inline constexpr std::size_t bus_pending_messages_max = 65'536;      // per subscription; beyond: dropped and counted
+inline constexpr std::size_t bus_pending_bytes_max = 64 * 1024 * 1024;
+inline constexpr std::size_t bus_requests_max = 20'000;              // outstanding, per instance
+
+// ---- retries: delayed self-messages, full jitter ----
+inline constexpr auto conflict_retry_first = 20ms;
+inline constexpr auto conflict_retry_max = 200ms;
+inline constexpr auto unavailable_retry_first = 50ms;   // the database is away
+inline constexpr auto unavailable_retry_max = 1s;
+inline constexpr auto repeat_after = 1s;                // announcements, until their effect is seen
+inline constexpr auto request_timeout_default = 10s;    // admin requests without a deadline
+inline constexpr auto request_timeout_max = 60s;
+
+// ---- connectors ----
+inline constexpr auto heartbeat_interval_default = 2s;
+inline constexpr auto challenge_kept = 10s;
+inline constexpr auto roll_call_answer = 5s;
+inline constexpr auto dial_timeout = 750ms;
+inline constexpr auto dial_again_after = 50ms;
+inline constexpr std::size_t dials_max = 64;            // at a time, per instance
+inline constexpr auto mass_silence_window = 10s;
+inline constexpr auto mass_silence_max = 5min;
+inline constexpr int mass_silence_percent = 5;
+inline constexpr int mass_silence_connectors_min = 20;
+
+// ---- gateways ----
+inline constexpr auto gateway_stalled_after = 5s;
+inline constexpr auto gateway_settle = 5s;              // after an instance's start
+inline constexpr auto deletion_gateway_wait = 60s;      // for a gateway that is disconnected
+inline constexpr auto deletion_agent_wait = 10s;        // for an online agent
+
+// ---- ownership ----
+inline constexpr auto instance_lease = 3s;
+inline constexpr auto instance_renew = 1s;
+inline constexpr int partitions_default = 64;
+
+// ---- store ----
+inline constexpr int store_lanes = 4;                   // connections that commit; each partition has a fixed one
+inline constexpr std::size_t group_transitions_max = 256;
+inline constexpr std::size_t lane_queue_max = 50'000;   // beyond: overloaded
+inline constexpr auto passivate_after = 60s;            // an entity with nothing owed and nobody asking
+inline constexpr std::size_t entity_pending_commands_max = 64;
+inline constexpr std::size_t activate_batch = 500;      // rows per bulk load
+
+// ---- lists and watches ----
+inline constexpr int page_size_default = 100;
+inline constexpr int page_size_max = 1000;
+inline constexpr std::size_t watches_max = 1000;        // per instance
+inline constexpr std::size_t watch_queue_max = 10'000;  // events per watcher; beyond: closed, to be resumed
+
+}  // namespace warren::limits

@@ -1,0 +1,27 @@
+# Everything is a Debian package. What Debian ships without a usable CMake configuration is found by hand.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(Catch2 2 REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(Boost 1.74 REQUIRED)
+find_package(tomlplusplus REQUIRED)
+
+# Debian's cnats-config.cmake names a static library that the package does not ship.
+pkg_check_modules(nats REQUIRED IMPORTED_TARGET libnats)
+pkg_check_modules(pqxx REQUIRED IMPORTED_TARGET libpqxx)
+pkg_check_modules(systemd IMPORTED_TARGET libsystemd)
+
+find_path(CAF_INCLUDE_DIR caf/actor_system.hpp REQUIRED)
+find_library(CAF_CORE_LIBRARY caf_core REQUIRED)
+add_library(warren_caf INTERFACE)
+target_include_directories(warren_caf SYSTEM INTERFACE ${CAF_INCLUDE_DIR})
+target_link_libraries(warren_caf INTERFACE ${CAF_CORE_LIBRARY} Threads::Threads)
+file(STRINGS ${CAF_INCLUDE_DIR}/caf/config.hpp caf_version REGEX "#define CAF_VERSION ")
+if(NOT caf_version MATCHES "1706")
+  message(FATAL_ERROR "Warren is written for CAF 0.17.6, found: ${caf_version}")
+endif()

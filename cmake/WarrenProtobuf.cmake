@@ -1,0 +1,28 @@
+# warren_protobuf(name [GRPC] PROTOS ... [LINK ...]): paths are relative to schema/, which is the import root.
+function(warren_protobuf name)
+  cmake_parse_arguments(arg "GRPC" "" "PROTOS;LINK" ${ARGN})
+  set(root ${CMAKE_SOURCE_DIR}/schema)
+  set(out ${CMAKE_BINARY_DIR}/schema)
+  file(MAKE_DIRECTORY ${out})
+  set(sources)
+  foreach(proto ${arg_PROTOS})
+    string(REGEX REPLACE "\\.proto$" "" stem ${proto})
+    set(generated ${out}/${stem}.pb.cc ${out}/${stem}.pb.h)
+    set(plugin)
+    if(arg_GRPC)
+      list(APPEND generated ${out}/${stem}.grpc.pb.cc ${out}/${stem}.grpc.pb.h)
+      set(plugin --grpc_out=${out} --plugin=protoc-gen-grpc=$<TARGET_FILE:gRPC::grpc_cpp_plugin>)
+    endif()
+    add_custom_command(
+      OUTPUT ${generated}
+      COMMAND protobuf::protoc -I ${root} --cpp_out=${out} ${plugin} ${root}/${proto}
+      DEPENDS ${root}/${proto} VERBATIM)
+    list(APPEND sources ${generated})
+  endforeach()
+  add_library(${name} STATIC ${sources})
+  target_include_directories(${name} SYSTEM PUBLIC ${out})
+  target_link_libraries(${name} PUBLIC protobuf::libprotobuf ${arg_LINK})
+  if(arg_GRPC)
+    target_link_libraries(${name} PUBLIC gRPC::grpc++)
+  endif()
+endfunction()
