@@ -73,8 +73,9 @@ private:
 /// block; those of one subscription run one after another, in the order of arrival.
 class connection {
 public:
-  /// Returns at once and connects in the background, for ever: a server that is away, refuses us or closes
-  /// the connection is tried again. `counts` may be null and must outlive the connection.
+  /// Tries once before it returns (connect_timeout for each URL at most), then in the background, for ever:
+  /// a server that is away, refuses us or closes the connection is tried again. `counts` may be null and must
+  /// outlive the connection.
   /// Errors: std::invalid_argument for options that can never work (no URL, malformed URL, unreadable file).
   static std::shared_ptr<connection> open(connection_options options, counters* counts = nullptr);
   ~connection();
@@ -98,10 +99,10 @@ public:
   void close();
 
   struct impl;
-  explicit connection(std::unique_ptr<impl> i);
+  explicit connection(std::shared_ptr<impl> i);
 
 private:
-  std::unique_ptr<impl> impl_;
+  std::shared_ptr<impl> impl_;
 };
 
 }  // namespace warren::bus

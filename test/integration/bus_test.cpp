@@ -1,0 +1,384 @@
+// test/integration/bus_test.cpp -- the bus room against a real nats-server that each test starts and stops.
+#include <catch2/catch.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "services/bus/connection.hpp"
+#include "services/bus/subjects.hpp"
+
+using namespace warren;
+using namespace std::chrono_literals;
+
+namespace {
+
+int free_port();
+struct counted : counters {
+  std::mutex mutex;
+  std::map<std::string, double> values;
+  void add(std::string_view name, std::string_view label, double n) override {
+    const std::lock_guard lock{mutex};
+    values[std::string{name} + "{" + std::string{label} + "}"] += n;
+  }
+  void set(std::string_view name, double value, std::string_view label) override {
+    const std::lock_guard lock{mutex};
+    values[std::string{name} + "{" + std::string{label} + "}"] = value;
+  }
+  void observe(std::string_view, double, std::string_view) override {}
+  double operator[](const std::string& key) {
+    const std::lock_guard lock{mutex};
+    return values[key];
+  }
+};
+
+/// Waits for conditions that callbacks on other threads bring about.
+struct watched {
+  std::mutex mutex;
+  std::condition_variable changed;
+  template <class F>
+  void update(F change) {
+    {
+      const std::lock_guard lock{mutex};
+      change();
+    }
+    changed.notify_all();
+  }
+  template <class F>
+  bool wait(F holds, std::chrono::milliseconds at_most = 10s) {
+    std::unique_lock lock{mutex};
+    return changed.wait_for(lock, at_most, holds);
+  }
+};
+
+/// A nats-server of its own; started anew on the same port after kill().
+class server {
+public:
+  explicit server(std::string extra_config = {}) : port_(free_port()) {
+    directory_ = std::filesystem::temp_directory_path() / ("warren-bus-test-" + std::to_string(getpid()) + "-" + std::to_string(port_));
+    std::filesystem::create_directories(directory_);
+    std::ofstream{directory_ / "nats.conf"} << "host: 127.0.0.1\nport: " << port_ << "\n" << extra_config;
+    start();
+  }
+  ~server() {
+    kill();
+    std::filesystem::remove_all(directory_);
+  }
+  void start() {
+    const std::string config = (directory_ / "nats.conf").string(), log = (directory_ / "log").string();
+    const char* argv[] = {"nats-server", "-c", config.c_str(), "-l", log.c_str(), nullptr};
+    REQUIRE(posix_spawnp(&pid_, argv[0], nullptr, nullptr, const_cast<char**>(argv), environ) == 0);
+    while (!answers()) {
+      int status = 0;
+      REQUIRE(waitpid(pid_, &status, WNOHANG) == 0);
+      std::this_thread::yield();
+    }
+  }
+  void kill() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    pid_ = -1;
+  }
+  std::string url() const { return "nats://127.0.0.1:" + std::to_string(port_); }
+
+private:
+  bool answers() const;
+  int port_ = 0;
+  pid_t pid_ = -1;
+  std::filesystem::path directory_;
+};
+
+bus::connection_options to(const server& at) {
+  bus::connection_options out;
+  out.urls = {at.url()};
+  out.name = "test";
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("what is published arrives in order, with its reply subject") {
+  server nats;
+  counted counts;
+  const auto connection = bus::connection::open(to(nats), &counts);
+  REQUIRE(connection->connected());
+  watched heard;
+  std::vector<std::string> payloads;
+  std::string reply_seen;
+  const auto subscription = connection->subscribe("a.*", [&](auto subject, auto payload, auto reply_to) {
+    heard.update([&] {
+      CHECK(subject == "a.b");
+      payloads.emplace_back(payload);
+      reply_seen = reply_to;
+    });
+  });
+  for (int i = 0; i < 1000; ++i) CHECK(connection->publish("a.b", std::to_string(i), false, "back.here"));
+  REQUIRE(heard.wait([&] { return payloads.size() == 1000; }));
+  for (int i = 0; i < 1000; ++i) CHECK(payloads.at(static_cast<std::size_t>(i)) == std::to_string(i));
+  CHECK(reply_seen == "back.here");
+}
+
+TEST_CASE("bulk messages arrive too, and flush waits for both connections") {
+  server nats;
+  const auto connection = bus::connection::open(to(nats));
+  watched heard;
+  int count = 0;
+  const auto subscription = connection->subscribe("bulk", [&](auto, auto, auto) { heard.update([&] { ++count; }); });
+  REQUIRE(connection->flush(2s));
+  for (int i = 0; i < 500; ++i) CHECK(connection->publish("bulk", "x", true));
+  CHECK(connection->flush(2s));
+  CHECK(heard.wait([&] { return count == 500; }));
+}
+
+TEST_CASE("requests are answered: by a responder, by nobody, by the clock") {
+  server nats;
+  const auto connection = bus::connection::open(to(nats));
+  const auto echo = connection->subscribe("echo", [&](auto, auto payload, auto reply_to) {
+    connection->publish(reply_to, std::string{"re: "} + std::string{payload});
+  });
+  const auto mute = connection->subscribe("mute", [](auto, auto, auto) {});
+  REQUIRE(connection->flush(2s));
+
+  watched done;
+  std::map<std::string, std::string> answers;
+  const auto ask = [&](std::string subject, std::chrono::milliseconds timeout) {
+    connection->request(subject, "hi", timeout, [&, subject](bus::request_error error, std::string_view payload) {
+      done.update([&] { answers[subject] = std::string{bus::to_string(error)} + "|" + std::string{payload}; });
+    });
+  };
+  ask("echo", 5s);
+  ask("nobody", 5s);
+  ask("mute", 50ms);
+  REQUIRE(done.wait([&] { return answers.size() == 3; }));
+  CHECK(answers["echo"] == "|re: hi");
+  CHECK(answers["nobody"] == "no_responders|");
+  CHECK(answers["mute"] == "timeout|");
+}
+
+TEST_CASE("more requests than the limit are refused at once") {
+  server nats;
+  auto options = to(nats);
+  options.requests_max = 2;
+  const auto connection = bus::connection::open(options);
+  const auto mute = connection->subscribe("mute", [](auto, auto, auto) {});
+  REQUIRE(connection->flush(2s));
+  std::atomic<int> others{0};
+  const auto ignore = [&](bus::request_error, std::string_view) { ++others; };
+  connection->request("mute", "", 5s, ignore);
+  connection->request("mute", "", 5s, ignore);
+  auto seen = bus::request_error::none;
+  connection->request("mute", "", 5s, [&](bus::request_error error, std::string_view) { seen = error; });
+  CHECK(seen == bus::request_error::overloaded);
+  connection->close();
+  CHECK(others == 2);  // answered with `disconnected`
+}
+
+TEST_CASE("a server that is killed and comes back: told, requests answered, subscriptions alive") {
+  server nats;
+  counted counts;
+  const auto connection = bus::connection::open(to(nats), &counts);
+  watched w;
+  std::vector<bool> states;
+  connection->on_state([&](bool on) { w.update([&] { states.push_back(on); }); });
+  int heard = 0;
+  const auto subscription = connection->subscribe("s", [&](auto, auto, auto) { w.update([&] { ++heard; }); });
+  const auto mute = connection->subscribe("mute", [](auto, auto, auto) {});
+  REQUIRE(connection->flush(2s));
+
+  std::vector<bus::request_error> errors;
+  const auto note = [&](bus::request_error error, std::string_view) { w.update([&] { errors.push_back(error); }); };
+  connection->request("mute", "", 30s, note);
+  nats.kill();
+  REQUIRE(w.wait([&] { return states == std::vector<bool>{true, false} && errors.size() == 1; }));
+  CHECK(errors.at(0) == bus::request_error::disconnected);
+  connection->request("mute", "", 30s, note);
+  REQUIRE(errors.size() == 2);
+  CHECK(errors.at(1) == bus::request_error::disconnected);
+  CHECK(counts["warren_bus_connected{}"] == 0);
+  CHECK(connection->publish("s", "waits in the buffer"));
+
+  nats.start();
+  REQUIRE(w.wait([&] { return states.size() == 3 && states.back(); }));
+  CHECK(w.wait([&] { return heard == 1; }));
+  CHECK(connection->publish("s", "again"));
+  CHECK(w.wait([&] { return heard == 2; }));
+  CHECK(counts["warren_bus_connected{}"] == 1);
+}
+
+TEST_CASE("a server that is not there yet is waited for, with what was subscribed and published") {
+  server nats;
+  nats.kill();
+  const auto connection = bus::connection::open(to(nats));
+  CHECK_FALSE(connection->connected());
+  watched w;
+  int heard = 0;
+  bool on = false;
+  connection->on_state([&](bool now) { w.update([&] { on = now; }); });
+  const auto subscription = connection->subscribe("s", [&](auto, auto, auto) { w.update([&] { ++heard; }); });
+  nats.start();
+  REQUIRE(w.wait([&] { return on; }));
+  CHECK(connection->publish("s", "x"));
+  CHECK(w.wait([&] { return heard == 1; }));
+}
+
+TEST_CASE("what does not fit into the buffer while disconnected is dropped and counted") {
+  server nats;
+  counted counts;
+  auto options = to(nats);
+  options.reconnect_buffer_bytes = 64 * 1024;
+  const auto connection = bus::connection::open(options, &counts);
+  watched w;
+  bool on = true;
+  connection->on_state([&](bool now) { w.update([&] { on = now; }); });
+  nats.kill();
+  REQUIRE(w.wait([&] { return !on; }));
+  const std::string payload(8 * 1024, 'x');
+  int sent = 0;
+  while (connection->publish("s", payload)) REQUIRE(++sent < 100);
+  CHECK(counts["warren_bus_dropped_total{publish_buffer_full}"] == 1);
+  CHECK_FALSE(connection->publish("s", std::string(limits::bus_message_bytes_max + 1, 'x')));
+  CHECK(counts["warren_bus_dropped_total{publish_oversized}"] == 1);
+}
+
+TEST_CASE("a server that refuses us for ever does not end the attempts") {
+  server nats{"authorization { user: warren, password: right }\n"};
+  auto options = to(nats);
+  options.user = "warren";
+  options.password = "wrong";
+  const auto connection = bus::connection::open(options);
+  CHECK_FALSE(connection->connected());
+
+  SECTION("and lets us in when it changes its mind") {
+    // The library closes a connection after two refusals; ours is opened anew.
+    nats.kill();
+    server* const at = &nats;
+    at->start();
+    CHECK_FALSE(connection->connected());
+  }
+  connection->close();
+}
+
+TEST_CASE("subscriptions end under load without a callback after their end") {
+  server nats;
+  const auto connection = bus::connection::open(to(nats));
+  std::atomic<bool> stop{false};
+  std::thread publisher{[&] {
+    while (!stop) {
+      for (int i = 0; i < 100; ++i) connection->publish("load." + std::to_string(i % 10), "payload", true);
+      std::this_thread::yield();
+    }
+  }};
+  std::atomic<int> after_end{0}, heard{0};
+  for (int round = 0; round < 50; ++round) {
+    std::vector<bus::subscription> subscriptions;
+    auto ended = std::make_shared<std::atomic<bool>>(false);
+    const int before = heard;
+    for (int i = 0; i < 10; ++i)
+      subscriptions.push_back(connection->subscribe("load." + std::to_string(i), [&, ended](auto, auto, auto) {
+        if (*ended) ++after_end;
+        ++heard;
+      }));
+    while (heard < before + 10) std::this_thread::yield();
+    subscriptions.clear();
+    *ended = true;
+  }
+  stop = true;
+  publisher.join();
+  CHECK(after_end == 0);
+}
+
+TEST_CASE("a callback may end its own subscription") {
+  server nats;
+  const auto connection = bus::connection::open(to(nats));
+  watched w;
+  int heard = 0;
+  bus::subscription self;
+  {
+    self = connection->subscribe("s", [&](auto, auto, auto) {
+      self.reset();
+      w.update([&] { ++heard; });
+    });
+  }
+  REQUIRE(connection->flush(2s));
+  for (int i = 0; i < 10; ++i) connection->publish("s", "x");
+  REQUIRE(w.wait([&] { return heard == 1; }));
+  REQUIRE(connection->flush(2s));
+  CHECK(heard == 1);
+}
+
+TEST_CASE("a subscriber that is too slow loses messages, and they are counted") {
+  server nats;
+  counted counts;
+  auto options = to(nats);
+  options.pending_messages_max = 10;
+  const auto connection = bus::connection::open(options, &counts);
+  watched w;
+  bool release = false;
+  const auto subscription = connection->subscribe("s", [&](auto, auto, auto) { w.wait([&] { return release; }); });
+  for (int i = 0; i < 200; ++i) connection->publish("s", "x", true);
+  REQUIRE(connection->flush(2s));
+  REQUIRE(connection->flush(2s));
+  const auto deadline = std::chrono::steady_clock::now() + 5s;
+  while (counts["warren_bus_dropped_total{slow_consumer}"] < 100 && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::yield();
+  CHECK(counts["warren_bus_dropped_total{slow_consumer}"] >= 100);
+  w.update([&] { release = true; });
+}
+
+TEST_CASE("options that can never work are refused at once") {
+  CHECK_THROWS_AS(bus::connection::open({}), std::invalid_argument);
+  bus::connection_options options;
+  options.urls = {"http://example"};
+  CHECK_THROWS_AS(bus::connection::open(options), std::invalid_argument);
+  options.urls = {"nats://127.0.0.1:1"};
+  options.credentials_file = "/nowhere/there.creds";
+  CHECK_THROWS_AS(bus::connection::open(options), std::invalid_argument);
+}
+
+namespace {
+
+sockaddr_in loopback(int port) {
+  sockaddr_in out{};
+  out.sin_family = AF_INET;
+  out.sin_port = htons(static_cast<std::uint16_t>(port));
+  out.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return out;
+}
+
+int free_port() {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  auto at = loopback(0);
+  socklen_t size = sizeof at;
+  bind(fd, reinterpret_cast<sockaddr*>(&at), size);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&at), &size);
+  close(fd);
+  return ntohs(at.sin_port);
+}
+
+bool server::answers() const {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const auto at = loopback(port_);
+  const bool ok = connect(fd, reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0;
+  close(fd);
+  return ok;
+}
+
+}  // namespace
