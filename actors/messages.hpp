@@ -155,6 +155,8 @@ struct route_to_tunnel {
 struct connector_appeared { std::string project, name; };
 /// connector -> partition: tell me (v1::ClassState) what this class says, and when it changes.
 struct class_wanted { std::string project, connector, name; };
+/// tunnel -> partition: tell me (v1::Gateways) what the gateways say, now and at each change; or no longer.
+struct gateways_wanted { std::string project, name, gateway_class; bool wanted = false; };
 /// A delayed message to oneself. A hint only: the machine compares deadlines.
 struct wake_up { std::uint64_t serial = 0; };
 /// A takeover, the end of a cut from NATS: a full lease for everyone from now, and a roll call.
@@ -195,6 +197,7 @@ WARREN_LOCAL_MESSAGE(warren::dial_request)
 WARREN_LOCAL_MESSAGE(warren::dial_result)
 WARREN_LOCAL_MESSAGE(warren::committed)
 WARREN_LOCAL_MESSAGE(warren::roll_call)
+WARREN_LOCAL_MESSAGE(warren::gateways_wanted)
 WARREN_LOCAL_MESSAGE(warren::wake_up)
 WARREN_LOCAL_MESSAGE(warren::class_wanted)
 WARREN_LOCAL_MESSAGE(warren::connector_appeared)
@@ -293,6 +296,7 @@ using partition_actor = caf::typed_actor<
     caf::reacts_to<route_to_tunnel>,
     caf::reacts_to<connector_appeared>,
     caf::reacts_to<class_wanted>,
+    caf::reacts_to<gateways_wanted>,
     caf::reacts_to<idle_notice>,
     caf::reacts_to<bus::v1::GatewayAck>,
     caf::reacts_to<adopt_rivals>,

@@ -1,0 +1,417 @@
+// actors/partition/actor.cpp -- everything of one partition that is awake on this instance.
+#include "actors/partition/actor.hpp"
+
+#include <algorithm>
+
+#include <spdlog/spdlog.h>
+
+#include "actors/core/subjects.hpp"
+#include "actors/core/wire.hpp"
+
+namespace warren::partition {
+
+namespace {
+
+using self_ptr = partition_actor::stateful_pointer<actor_state>;
+using key = actor_state::key;
+
+std::int64_t steady_ms(self_ptr self) {
+  return std::chrono::duration_cast<millis>(self->clock().now().time_since_epoch()).count();
+}
+
+bool reserved(self_ptr self) { return self->state.ctx.entity.id == self->state.ctx.partitions; }
+
+/// A project that lives in another partition must never be activated here: two owners would write it.
+bool ours(self_ptr self, const std::string& project) {
+  return partition_of(project, self->state.ctx.partitions) == self->state.ctx.entity.id;
+}
+
+entity_context context_for_entity(self_ptr self) {
+  auto c = self->state.ctx.entity;
+  c.partition = caf::actor_cast<caf::actor>(self);
+  return c;
+}
+
+tunnel_actor find_tunnel(self_ptr self, const std::string& project, const std::string& name,
+                         bool preloaded = false) {
+  auto& handle = self->state.tunnels[{project, name}];
+  if (!handle)
+    handle = self->spawn<caf::monitored>(tunnel::actor, context_for_entity(self), project, name, preloaded);
+  return handle;
+}
+
+connector_actor find_connector(self_ptr self, const std::string& project, const std::string& name,
+                               bool preloaded = false) {
+  auto& handle = self->state.connectors[{project, name}];
+  if (!handle) {
+    handle =
+        self->spawn<caf::monitored>(connector::actor, context_for_entity(self), project, name, preloaded);
+    if (!self->state.bus_connected) self->send(handle, bus_state{false});
+    if (self->state.silence) self->send(handle, mass_silence{true});
+  }
+  return handle;
+}
+
+registry::registry_actor find_registered(self_ptr self, const std::string& kind, const std::string& name) {
+  auto& handle = self->state.registry[{kind, name}];
+  if (!handle)
+    handle = self->spawn<caf::monitored>(registry::actor, context_for_entity(self), kind, name);
+  return handle;
+}
+
+// ---- commands ----
+
+void answer(self_ptr self, const std::string& reply_to, const v1::Reply& reply) {
+  if (reply_to.empty()) return;
+  self->send(self->state.ctx.entity.bus, bus_publish{reply_to, reply.SerializeAsString(), false});
+}
+
+v1::Reply failure(errc code, std::string message) {
+  v1::Reply r;
+  r.set_code(std::string{to_string(code)});
+  r.set_message(std::move(message));
+  return r;
+}
+
+template <class Handle> void ask(self_ptr self, const Handle& entity, v1::Command command, std::string reply_to) {
+  self->request(entity, caf::infinite, std::move(command))
+      .then([self, reply_to](const v1::Reply& r) { answer(self, reply_to, r); },
+            [self, reply_to](const caf::error&) {
+              // The entity was let go or has failed between two messages: the caller tries again.
+              answer(self, reply_to, failure(errc::not_owner, "try again"));
+            });
+}
+
+/// The name that a tunnel's or a connector's command is about.
+const std::string* name_of(const v1::Command& c) {
+  switch (c.command_case()) {
+    case v1::Command::kCreateTunnel: return &c.create_tunnel().name();
+    case v1::Command::kUpdateTunnel: return &c.update_tunnel().name();
+    case v1::Command::kDeleteTunnel: return &c.delete_tunnel().name();
+    case v1::Command::kCreateConnector: return &c.create_connector().name();
+    case v1::Command::kUpdateConnector: return &c.update_connector().name();
+    case v1::Command::kDeleteConnector: return &c.delete_connector().name();
+    case v1::Command::kEnrolConnector: return &c.enrol_connector().name();
+    case v1::Command::kRotateConnectorKey: return &c.rotate_connector_key().name();
+    default: return nullptr;
+  }
+}
+
+bool is_for_tunnel(const v1::Command& c) {
+  return c.has_create_tunnel() || c.has_update_tunnel() || c.has_delete_tunnel();
+}
+
+void dispatch(self_ptr self, const bus_message& m) {
+  auto command = wire::parse_api_command(m.payload);
+  auto* count = self->state.ctx.entity.count;
+  if (!command) {
+    count->add("warren_bus_dropped_total", command.error.reason);
+    auto r = failure(errc::invalid, command.error.message);
+    r.set_field(command.error.field);
+    return answer(self, m.reply_to, r);
+  }
+  if (command->deadline_ms() != 0 && command->deadline_ms() < self->state.ctx.entity.wall_ms()) {
+    count->add("warren_bus_dropped_total", "expired");
+    return;  // nobody waits any more
+  }
+  if (reserved(self)) {
+    const auto [kind, name] = registry::target_of(*command);
+    if (kind.empty() || !command->project().empty())
+      return answer(self, m.reply_to, failure(errc::not_owner, "another partition's"));
+    return ask(self, find_registered(self, kind, name), *command, m.reply_to);
+  }
+  const auto* name = name_of(*command);
+  if (name == nullptr || !protocol::is_label(command->project()) || !protocol::is_label(*name)) {
+    auto r = failure(errc::invalid, "the project and the name are DNS-1123 labels");
+    r.set_field("name");
+    return answer(self, m.reply_to, r);
+  }
+  if (!ours(self, command->project()))
+    return answer(self, m.reply_to, failure(errc::not_owner, "another partition's"));
+  if (is_for_tunnel(*command))
+    ask(self, find_tunnel(self, command->project(), *name), *command, m.reply_to);
+  else
+    ask(self, find_connector(self, command->project(), *name), *command, m.reply_to);
+}
+
+// ---- gateways ----
+
+void tell_gateways(self_ptr self, const tunnel_actor& to) {
+  self->send(to, self->state.acks.gateways(steady_ms(self)));
+}
+
+void tell_waiting(self_ptr self) {
+  auto& s = self->state;
+  for (const auto& k : s.waiting) {
+    auto it = s.tunnels.find(k);
+    if (it != s.tunnels.end()) tell_gateways(self, it->second);
+  }
+}
+
+// ---- classes ----
+
+void tell_class(self_ptr self, const std::string& name, bool only_if_changed) {
+  auto& s = self->state;
+  const auto c = s.ctx.find_class(name);
+  if (!c.known) return;  // the tick asks again
+  v1::ClassState message;
+  message.set_name(name);
+  message.set_found(c.found);
+  for (const auto& n : c.allowed_networks) message.add_allowed_networks(n);
+  auto print = message.SerializeAsString();
+  auto& told = s.class_told[name];
+  if (only_if_changed && told == print) return;
+  told = std::move(print);
+  for (const auto& k : s.class_interest[name]) {
+    auto it = s.connectors.find(k);
+    if (it != s.connectors.end()) self->send(it->second, message);
+  }
+}
+
+// ---- rows ----
+
+void activate(self_ptr self, std::vector<v1::Row> rows) {
+  auto& s = self->state;
+  std::map<key, v1::Reloaded> tunnels, connectors;
+  for (auto& row : rows) {
+    if (row.has_tunnel()) *tunnels[{row.tunnel().project(), row.tunnel().name()}].mutable_row() = row;
+    else if (row.has_connector()) *connectors[{row.connector().project(), row.connector().name()}].mutable_row() = row;
+  }
+  for (auto& row : rows) {
+    if (row.has_attachment()) {
+      auto it = connectors.find({row.attachment().project(), row.attachment().connector()});
+      if (it != connectors.end()) *it->second.add_children() = std::move(row);
+    } else if (row.has_hostname_claim()) {
+      auto it = tunnels.find({row.hostname_claim().project(), row.hostname_claim().tunnel()});
+      if (it != tunnels.end()) *it->second.add_children() = std::move(row);
+    }
+  }
+  // What is awake already has read its row itself. Connectors first: tunnels talk to them.
+  for (auto& [k, r] : connectors)
+    if (!s.connectors.contains(k)) self->send(find_connector(self, k.first, k.second, true), std::move(r));
+  for (auto& [k, r] : tunnels)
+    if (!s.tunnels.contains(k)) self->send(find_tunnel(self, k.first, k.second, true), std::move(r));
+}
+
+void load(self_ptr self) {
+  auto& s = self->state;
+  self->request(s.ctx.entity.store, caf::infinite, load_partition{s.ctx.entity.id, s.ctx.entity.epoch})
+      .then(
+          [self](loaded& answer) {
+            auto& st = self->state;
+            if (answer.lost) return self->quit();
+            if (!answer.error.empty()) {
+              const auto wait = backoff_ms(limits::unavailable_retry_first, limits::unavailable_retry_max,
+                                           ++st.load_tries, st.ctx.entity.random());
+              self->delayed_send(self, millis{wait}, wake_up{1});
+              return;
+            }
+            st.loaded = true;
+            activate(self, std::move(answer.rows));
+          },
+          [self](const caf::error&) { self->quit(caf::exit_reason::unhandled_exception); });
+}
+
+void look_again(self_ptr self, const caf::actor& entity) {
+  v1::Reloaded go_and_look;
+  go_and_look.set_rival(true);
+  self->send(entity, std::move(go_and_look));
+}
+
+void adopt(self_ptr self) {
+  auto& s = self->state;
+  self->request(s.ctx.entity.store, caf::infinite, adopt_rivals{s.ctx.entity.id, s.ctx.entity.epoch})
+      .then(
+          [self](loaded& answer) {
+            if (answer.lost) return self->quit();
+            std::set<key> tunnels, connectors;
+            for (const auto& row : answer.rows) {
+              if (row.has_tunnel()) tunnels.insert({row.tunnel().project(), row.tunnel().name()});
+              if (row.has_hostname_claim())
+                tunnels.insert({row.hostname_claim().project(), row.hostname_claim().tunnel()});
+              if (row.has_connector()) connectors.insert({row.connector().project(), row.connector().name()});
+              if (row.has_attachment())
+                connectors.insert({row.attachment().project(), row.attachment().connector()});
+              if (row.has_tombstone()) {
+                const auto& t = row.tombstone();
+                const auto slash = t.key().find('/');
+                if (slash == std::string::npos) continue;
+                const auto rest = t.key().substr(slash + 1);
+                const auto name = rest.substr(0, rest.find('/'));
+                if (t.kind() == "tunnel") tunnels.insert({t.key().substr(0, slash), name});
+                if (t.kind() == "connector" || t.kind() == "attachment")
+                  connectors.insert({t.key().substr(0, slash), name});
+              }
+            }
+            for (const auto& k : connectors)
+              look_again(self, caf::actor_cast<caf::actor>(find_connector(self, k.first, k.second)));
+            for (const auto& k : tunnels)
+              look_again(self, caf::actor_cast<caf::actor>(find_tunnel(self, k.first, k.second)));
+          },
+          [](const caf::error&) {});
+}
+
+void agent_said(self_ptr self, const bus_message& m, const bus::parsed_subject& subject) {
+  auto& e = self->state.ctx.entity;
+  const std::string project{subject.project}, name{subject.name};
+  if (m.payload.size() > limits::agent_message_bytes_max)
+    return e.count->add("warren_bus_dropped_total", "oversized");
+  if (!ours(self, project) || subject.kind != bus::kind_connector)
+    return e.count->add("warren_bus_dropped_total", "foreign");
+  auto kind = agent_message::what::heartbeat;
+  if (subject.room == bus::subject_room::hello) kind = agent_message::what::hello;
+  if (subject.room == bus::subject_room::event) kind = agent_message::what::event;
+  self->send(find_connector(self, project, name),
+             agent_message{kind, project, name, m.payload, m.reply_to});
+}
+
+void tick(self_ptr self) {
+  auto& s = self->state;
+  auto& e = s.ctx.entity;
+  busv1::Revision hint;
+  hint.set_version(1);
+  hint.set_incarnation(e.incarnation);
+  hint.set_partition(e.id);
+  hint.set_epoch(e.epoch);
+  hint.set_revision(s.ctx.seen_revision(e.id));
+  self->send(e.bus, bus_publish{bus::revision_subject(e.id), hint.SerializeAsString(), true});
+  std::vector<std::string> classes;
+  for (const auto& [name, interested] : s.class_interest) classes.push_back(name);
+  for (const auto& name : classes) tell_class(self, name, true);
+  if (!s.waiting.empty()) tell_waiting(self);  // reports may have expired
+  self->delayed_send(self, 1s, wake_up{0});
+}
+
+template <class Map> bool erase_handle(Map& map, const caf::actor_addr& source) {
+  for (auto it = map.begin(); it != map.end(); ++it)
+    if (it->second && caf::actor_cast<caf::actor_addr>(it->second) == source) {
+      map.erase(it);
+      return true;
+    }
+  return false;
+}
+
+/// Lets an idle entity go. What is in its mailbox already is still handled; versions guard against a
+/// successor that loads while the last of it is being saved.
+template <class Map> void let_go(self_ptr self, Map& map, const key& k) {
+  auto it = map.find(k);
+  if (it == map.end()) return;
+  auto handle = it->second;
+  map.erase(it);
+  self->demonitor(handle);
+  self->send_exit(handle, caf::exit_reason::user_shutdown);
+}
+
+}  // namespace
+
+partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
+  auto& s = self->state;
+  s.incarnation = ctx.entity.incarnation;
+  s.bus_connected = ctx.bus_connected;
+  s.ctx = std::move(ctx);
+  s.acks = gateway_acks{s.ctx.started_steady_ms};
+  auto& e = s.ctx.entity;
+  const auto me = caf::actor_cast<caf::actor>(self);
+  for (const auto& subject : {bus::api_subject(e.id), bus::ack_subject(e.id)})
+    self->send(e.bus, bus_subscribe{subject, me});
+  if (!reserved(self))
+    for (const auto& subject :
+         {bus::hello_wildcard(e.id), bus::heartbeat_wildcard(e.id), bus::event_wildcard(e.id)})
+      self->send(e.bus, bus_subscribe{subject, me});
+  self->set_down_handler([self](const caf::down_msg& down) {
+    // A failed entity is forgotten; whoever needs it activates a fresh one from its row.
+    auto& st = self->state;
+    if (!erase_handle(st.tunnels, down.source) && !erase_handle(st.connectors, down.source))
+      erase_handle(st.registry, down.source);
+    if (down.reason) {
+      st.ctx.entity.count->add("warren_reconcile_errors_total");
+      spdlog::error("partition {}: an entity has failed: {}", st.ctx.entity.id,
+                    self->system().render(down.reason));
+    }
+  });
+  if (!reserved(self)) load(self);
+  self->send(self, wake_up{0});
+  return {
+      [self](const bus_message& m) {
+        const auto subject = bus::parse_subject(m.subject);
+        if (!subject || subject->partition != self->state.ctx.entity.id)
+          return self->state.ctx.entity.count->add("warren_bus_dropped_total", "subject");
+        switch (subject->room) {
+          case bus::subject_room::api: return dispatch(self, m);
+          case bus::subject_room::ack: {
+            auto ack = wire::parse_gateway_ack(m.payload);
+            if (!ack) return self->state.ctx.entity.count->add("warren_bus_dropped_total", ack.error.reason);
+            if (self->state.acks.apply(*ack, steady_ms(self))) tell_waiting(self);
+            return;
+          }
+          default: return agent_said(self, m, *subject);
+        }
+      },
+      [self](const route_to_connector& r) {
+        auto to = find_connector(self, r.project, r.name);
+        std::visit([&](const auto& message) { self->send(to, message); }, r.what);
+      },
+      [self](const route_to_tunnel& r) { self->send(find_tunnel(self, r.project, r.name), r.what); },
+      [self](const connector_appeared& c) {
+        self->request(self->state.ctx.entity.store, caf::infinite, load_naming{c.project, c.name})
+            .then(
+                [self, name = c.name](const loaded& answer) {
+                  for (const auto& row : answer.rows) {
+                    if (!row.has_tunnel()) continue;
+                    v1::ConnectorAppeared message;
+                    message.set_connector(name);
+                    self->send(find_tunnel(self, row.tunnel().project(), row.tunnel().name()), message);
+                  }
+                  if (!answer.error.empty())
+                    spdlog::warn("tunnels of connector {} could not be read: {}", name, answer.error);
+                },
+                [](const caf::error&) {});
+      },
+      [self](const class_wanted& w) {
+        auto& st = self->state;
+        const key k{w.project, w.connector};
+        for (auto& [name, interested] : st.class_interest) interested.erase(k);
+        st.class_interest[w.name].insert(k);
+        tell_class(self, w.name, false);
+      },
+      [self](const gateways_wanted& w) {
+        auto& st = self->state;
+        if (!w.wanted) {
+          st.waiting.erase({w.project, w.name});
+          return;
+        }
+        st.waiting.insert({w.project, w.name});
+        auto it = st.tunnels.find({w.project, w.name});
+        if (it != st.tunnels.end()) tell_gateways(self, it->second);
+      },
+      [self](const idle_notice& n) {
+        auto& st = self->state;
+        st.waiting.erase({n.project, n.name});
+        if (n.kind == "tunnel") let_go(self, st.tunnels, {n.project, n.name});
+        else if (n.kind == "connector") let_go(self, st.connectors, {n.project, n.name});
+        else let_go(self, st.registry, {n.kind, n.name});
+      },
+      [self](const busv1::GatewayAck& ack) {
+        if (self->state.acks.apply(ack, steady_ms(self))) tell_waiting(self);
+      },
+      [self](const adopt_rivals&) { adopt(self); },
+      [self](const agent_disconnected& d) {
+        auto it = self->state.connectors.find({d.project, d.name});
+        if (it != self->state.connectors.end()) self->send(it->second, d);
+      },
+      [self](const mass_silence& m) {
+        self->state.silence = m.on;
+        for (auto& [k, handle] : self->state.connectors) self->send(handle, m);
+      },
+      [self](const bus_state& b) {
+        self->state.bus_connected = b.connected;
+        for (auto& [k, handle] : self->state.connectors) self->send(handle, b);
+      },
+      [self](const wake_up& w) {
+        if (w.serial == 1) return load(self);
+        tick(self);
+      },
+  };
+}
+
+}  // namespace warren::partition

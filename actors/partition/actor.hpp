@@ -1,0 +1,55 @@
+// actors/partition/actor.hpp -- everything of one partition that is awake on this instance: activates,
+// supervises and passivates entities, and routes between them, the bus and the gateways' reports.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "actors/connector/actor.hpp"
+#include "actors/partition/acks.hpp"
+#include "actors/registry/actor.hpp"
+#include "actors/shell.hpp"
+#include "actors/tunnel/actor.hpp"
+
+namespace warren::partition {
+
+/// What a partition needs beyond what it hands to its entities.
+struct partition_context {
+  entity_context entity;   ///< `partition` is filled in by the partition itself
+  int partitions = 0;      ///< `partitions` itself is the reserved one
+  std::int64_t started_steady_ms = 0;  ///< of the instance, for gateway settling
+  /// The connector class as the replica has it. known = false: the replica is not warm yet.
+  struct class_answer { bool known = false, found = false; std::vector<std::string> allowed_networks; };
+  std::function<class_answer(const std::string& name)> find_class;
+  /// The revision of this partition that our replica has: said to all instances every second.
+  std::function<revision_t(partition_id)> seen_revision;
+  bool bus_connected = true;
+};
+
+struct actor_state {
+  actor_state() = default;
+
+  partition_context ctx;
+  using key = std::pair<std::string, std::string>;  ///< project, name
+  std::map<key, tunnel_actor> tunnels;
+  std::map<key, connector_actor> connectors;
+  std::map<key, registry::registry_actor> registry;  ///< kind, name
+  gateway_acks acks;
+  std::set<key> waiting;                              ///< tunnels that want to hear of gateways
+  std::map<std::string, std::set<key>> class_interest;  ///< connector class → connectors
+  std::map<std::string, std::string> class_told;        ///< what was last said of it
+  bool loaded = false;                                ///< the bulk activation is done
+  bool silence = false;                               ///< mass silence is on
+  bool bus_connected = true;
+  std::vector<bus_message> early;                     ///< came before the bulk activation was done; bounded
+  std::int64_t incarnation = 0;
+  int load_tries = 0;
+};
+
+/// Spawned by placement when the partition is ours, at the epoch in `ctx.entity.epoch`; ends when told to.
+partition_actor::behavior_type actor(partition_actor::stateful_pointer<actor_state> self,
+                                     partition_context ctx);
+
+}  // namespace warren::partition

@@ -1,0 +1,295 @@
+// actors/registry/machine.cpp -- decisions about one gateway, gateway class or connector class. No CAF, no
+// I/O, no clock.
+#include "actors/registry/machine.hpp"
+
+#include <fmt/format.h>
+#include <google/protobuf/util/json_util.h>
+#include <google/protobuf/util/message_differencer.h>
+
+#include "actors/core/limits.hpp"
+
+namespace warren::registry {
+
+namespace {
+
+v1::Reply error_reply(errc code, std::string field, std::string message) {
+  v1::Reply r;
+  r.set_code(std::string{to_string(code)});
+  r.set_field(std::move(field));
+  r.set_message(std::move(message));
+  return r;
+}
+
+template <class F> auto visit_row(v1::Row& row, F f) {
+  if (row.has_gateway()) f(*row.mutable_gateway());
+  else if (row.has_gateway_class()) f(*row.mutable_gateway_class());
+  else if (row.has_connector_class()) f(*row.mutable_connector_class());
+}
+
+std::int64_t version_of(const v1::Row& row) {
+  return row.has_gateway()         ? row.gateway().version()
+         : row.has_gateway_class() ? row.gateway_class().version()
+                                   : row.connector_class().version();
+}
+
+std::string json_of(const v1::Row& row) {
+  std::string out;
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  const google::protobuf::Message* m = &row;
+  if (row.has_gateway()) m = &row.gateway();
+  else if (row.has_gateway_class()) m = &row.gateway_class();
+  else if (row.has_connector_class()) m = &row.connector_class();
+  (void)google::protobuf::util::MessageToJsonString(*m, &out, options);
+  return out;
+}
+
+/// What a command wants: a row to be there, changed or gone.
+struct wish {
+  bool create = false, update = false, erase = false;
+  std::string etag;
+  const google::protobuf::RepeatedPtrField<std::string>* mask = nullptr;
+};
+
+wish wish_of(const v1::Command& c) {
+  switch (c.command_case()) {
+    case v1::Command::kCreateGateway: return {.create = true};
+    case v1::Command::kUpdateGateway:
+      return {.update = true, .etag = c.update_gateway().etag(), .mask = &c.update_gateway().update_mask()};
+    case v1::Command::kDeleteGateway: return {.erase = true, .etag = c.delete_gateway().etag()};
+    case v1::Command::kPutGatewayClass: {
+      const auto& p = c.put_gateway_class();
+      return {.create = p.create(), .update = !p.create(), .etag = p.etag(), .mask = &p.update_mask()};
+    }
+    case v1::Command::kDeleteGatewayClass: return {.erase = true, .etag = c.delete_gateway_class().etag()};
+    case v1::Command::kPutConnectorClass: {
+      const auto& p = c.put_connector_class();
+      return {.create = p.create(), .update = !p.create(), .etag = p.etag(), .mask = &p.update_mask()};
+    }
+    case v1::Command::kDeleteConnectorClass:
+      return {.erase = true, .etag = c.delete_connector_class().etag()};
+    default: return {};
+  }
+}
+
+/// Takes one named field of the command's spec over into the row. False: there is no such field.
+bool put_field(v1::Row& row, const v1::Command& c, const std::string& field) {
+  if (row.has_gateway() && field == "class") {
+    row.mutable_gateway()->set_class_(c.has_create_gateway() ? c.create_gateway().spec().class_()
+                                                             : c.update_gateway().spec().class_());
+    return true;
+  }
+  if (row.has_gateway_class()) {
+    auto& r = *row.mutable_gateway_class();
+    const auto& spec = c.put_gateway_class().spec();
+    if (field == "dial_mode") return r.set_dial_mode(spec.dial_mode()), true;
+    if (field == "listen") return *r.mutable_listen() = spec.listen(), true;
+    if (field == "stream_idle_timeout_ms" || field == "stream_idle_timeout")
+      return r.set_stream_idle_timeout_ms(spec.stream_idle_timeout_ms()), true;
+  }
+  if (row.has_connector_class() && field == "allowed_networks") {
+    *row.mutable_connector_class()->mutable_allowed_networks() =
+        c.put_connector_class().spec().allowed_networks();
+    return true;
+  }
+  return false;
+}
+
+std::vector<std::string> fields_of(const std::string& kind) {
+  if (kind == "gateway") return {"class"};
+  if (kind == "gateway_class") return {"dial_mode", "listen", "stream_idle_timeout_ms"};
+  return {"allowed_networks"};
+}
+
+v1::Row blank(const std::string& kind) {
+  v1::Row row;
+  if (kind == "gateway") row.mutable_gateway();
+  else if (kind == "gateway_class") row.mutable_gateway_class();
+  else row.mutable_connector_class();
+  return row;
+}
+
+struct decided {
+  std::optional<v1::Reply> reply;
+  std::optional<save_request> save;
+  v1::Row row;
+};
+
+save_request save_of(const state& s, const v1::Command& c, row_write::op what, const v1::Row& row,
+                     std::string before, std::string after) {
+  save_request save;
+  save.write = s.kind();
+  save.rows.push_back({what, row, s.has_row() ? version_of(s.row()) : 0, true});
+  const auto& caller = c.caller();
+  save.audit = audit_entry{"", caller.method(), s.kind() + "/" + s.name(), caller.principal(),
+                           caller.remote(), caller.request_id(), std::move(before), std::move(after)};
+  if (!caller.request_id().empty())
+    save.request = answered_request{"", caller.method(), caller.request_id(), caller.digest()};
+  return save;
+}
+
+decided decide(const state& s, const v1::PendingCommand& p, moment now) {
+  const auto& c = p.command();
+  const auto w = wish_of(c);
+  if (!w.create && !s.has_row())
+    return {error_reply(errc::not_found, "name", "there is no such " + s.kind()), {}, {}};
+  if (w.create && s.has_row())
+    return {error_reply(errc::already_exists, "name", "a " + s.kind() + " of this name exists"), {}, {}};
+  if (!w.etag.empty() && w.etag != etag_of(s.row())) {
+    auto r = error_reply(errc::aborted, "etag", "it has changed since it was read");
+    r.set_etag(etag_of(s.row()));
+    return {std::move(r), {}, {}};
+  }
+  if (w.erase) {
+    if (s.name() == "default" && s.kind() != "gateway")
+      return {error_reply(errc::failed_precondition, "name", "the class default stays"), {}, {}};
+    return {std::nullopt, save_of(s, c, row_write::op::erase, s.row(), json_of(s.row()), ""), {}};
+  }
+  v1::Row row = w.create ? blank(s.kind()) : s.row();
+  if (w.create) {
+    for (const auto& field : fields_of(s.kind())) put_field(row, c, field);
+  } else {
+    for (const auto& field : *w.mask)
+      if (!put_field(row, c, field))
+        return {error_reply(errc::invalid, "update_mask", "there is no field " + field), {}, {}};
+    if (google::protobuf::util::MessageDifferencer::Equals(row, s.row())) {
+      v1::Reply r;
+      *r.mutable_row() = s.row();
+      r.set_partition(s.partition());
+      r.set_revision(version_of(s.row()));
+      return {std::move(r), {}, {}};
+    }
+  }
+  visit_row(row, [&](auto& r) {
+    r.set_partition(s.partition());
+    r.set_name(s.name());
+    r.set_generation(r.generation() + 1);
+    *r.mutable_updated_at() = timestamp_from_ms(now.wall_ms);
+    if (w.create) {
+      r.set_uid(p.fresh_uid());
+      *r.mutable_created_at() = r.updated_at();
+    }
+  });
+  const auto what = w.create ? row_write::op::insert : row_write::op::update;
+  auto save = save_of(s, c, what, row, s.has_row() ? json_of(s.row()) : "", json_of(row));
+  return {std::nullopt, std::move(save), std::move(row)};
+}
+
+void settle(transition& t, moment now) {
+  if (!t.next.known()) {  // the shell reads the row again at the wake
+    t.wake_at_ms = t.next.retry_at_ms();
+    return;
+  }
+  if (now.steady_ms < t.next.retry_at_ms()) {
+    t.wake_at_ms = t.next.retry_at_ms();
+    return;
+  }
+  while (t.next.pending_size() > 0) {
+    const auto p = t.next.pending(0);
+    auto done = decide(t.next, p, now);
+    if (done.save) {
+      t.kept = t.next;
+      t.next.mutable_pending()->erase(t.next.pending().begin());
+      if (done.save->rows.front().what == row_write::op::erase) t.next.clear_row();
+      else *t.next.mutable_row() = std::move(done.row);
+      t.replies.push_back({p.ticket(), {}});
+      t.save = std::move(done.save);
+      return;
+    }
+    t.replies.push_back({p.ticket(), std::move(*done.reply)});
+    t.next.mutable_pending()->erase(t.next.pending().begin());
+  }
+  t.gone = !t.next.has_row();
+}
+
+}  // namespace
+
+state initial(partition_id partition, std::string kind, std::string name) {
+  state s;
+  s.set_partition(partition);
+  s.set_kind(std::move(kind));
+  s.set_name(std::move(name));
+  return s;
+}
+
+std::string etag_of(const v1::Row& row) {
+  std::string out;
+  v1::Row copy = row;
+  visit_row(copy, [&](auto& r) { out = fmt::format("{}-{}", r.uid(), r.generation()); });
+  return out;
+}
+
+void adopt(state& next, const saved& written) {
+  if (next.has_row() && !written.rows.empty()) *next.mutable_row() = written.rows.front();
+}
+
+std::pair<std::string, std::string> target_of(const v1::Command& c) {
+  switch (c.command_case()) {
+    case v1::Command::kCreateGateway: return {"gateway", c.create_gateway().name()};
+    case v1::Command::kUpdateGateway: return {"gateway", c.update_gateway().name()};
+    case v1::Command::kDeleteGateway: return {"gateway", c.delete_gateway().name()};
+    case v1::Command::kPutGatewayClass: return {"gateway_class", c.put_gateway_class().name()};
+    case v1::Command::kDeleteGatewayClass: return {"gateway_class", c.delete_gateway_class().name()};
+    case v1::Command::kPutConnectorClass: return {"connector_class", c.put_connector_class().name()};
+    case v1::Command::kDeleteConnectorClass: return {"connector_class", c.delete_connector_class().name()};
+    default: return {};
+  }
+}
+
+transition step(const state& s, const event& e, moment now) {
+  transition t;
+  t.next = s;
+  switch (e.event_case()) {
+    case event::kCommand: {
+      if (t.next.pending_size() >= static_cast<int>(limits::entity_pending_commands_max)) {
+        t.replies.push_back({e.ticket(), error_reply(errc::overloaded, "", "too many changes at once")});
+        break;
+      }
+      auto* p = t.next.add_pending();
+      p->set_ticket(e.ticket());
+      *p->mutable_command() = e.command();
+      p->set_fresh_uid(e.fresh_uid());
+      break;
+    }
+    case event::kReloaded:
+      t.next.set_known(true);
+      if (e.reloaded().has_row()) *t.next.mutable_row() = e.reloaded().row();
+      else t.next.clear_row();
+      if (e.reloaded().conflict()) {
+        t.next.set_conflicts(t.next.conflicts() + 1);
+        t.next.set_retry_at_ms(now.steady_ms + backoff_ms(limits::conflict_retry_first,
+                                                          limits::conflict_retry_max, t.next.conflicts(),
+                                                          e.random()));
+      }
+      break;
+    case event::kSaved:
+      t.next.set_conflicts(0);
+      t.next.set_failures(0);
+      t.next.set_retry_at_ms(0);
+      break;
+    case event::kFailed:
+      if (t.next.pending_size() > 0) {
+        if (e.failed().code() != "replayed") {
+          v1::Reply r;
+          r.set_code(e.failed().code());
+          r.set_field(e.failed().field());
+          r.set_message(e.failed().message());
+          t.replies.push_back({t.next.pending(0).ticket(), std::move(r)});
+        }
+        t.next.mutable_pending()->erase(t.next.pending().begin());
+      }
+      if (e.failed().code() == "unavailable") {
+        t.next.set_failures(t.next.failures() + 1);
+        t.next.set_retry_at_ms(now.steady_ms + backoff_ms(limits::unavailable_retry_first,
+                                                          limits::unavailable_retry_max,
+                                                          t.next.failures(), e.random()));
+      }
+      break;
+    case event::kWake:
+    case event::EVENT_NOT_SET: break;
+  }
+  settle(t, now);
+  return t;
+}
+
+}  // namespace warren::registry

@@ -1,0 +1,236 @@
+// actors/shell.hpp -- carries out a transition: save, announce, arm, reply. The one place where an entity
+// touches CAF; it decides nothing.
+//
+// An entity's shell is a stateful actor whose state derives from shell_state<Traits>. Traits says:
+//   using state, event, transition;              // protobuf, protobuf, warren::transition<…>
+//   static transition step(const state&, const event&, moment);
+//   static void adopt(state& next, const saved&);     // versions of what was written
+//   static std::string kind(const state&);            // "tunnel"
+//   static bool is_entity(const v1::Row&);            // the entity's own row, not a child
+//   static void announce(Self*, const announcement&); // says one thing to the world
+//   static void carried_out(Self*);                   // after each transition
+//   static event on_saved(revision_t), on_failed(code, field, message), on_reloaded(Reloaded),
+//                on_wake(), on_command(Command)
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+
+#include <spdlog/spdlog.h>
+
+#include "actors/core/counters.hpp"
+#include "actors/core/limits.hpp"
+#include "actors/core/transition.hpp"
+#include "actors/messages.hpp"
+
+namespace warren {
+
+/// What every entity's actor is given. Handles stay valid for the life of the partition.
+struct entity_context {
+  store_actor store;
+  bus_actor bus;
+  dialer_actor dialer;
+  silence_actor silence;
+  caf::actor partition;              ///< the partition_actor, weakly typed: entities only send to it
+  counters* count = nullptr;         ///< outlives all actors
+  partition_id id = 0;
+  epoch_t epoch = 0;
+  std::int64_t incarnation = 0;
+  std::int64_t heartbeat_interval_ms = limits::heartbeat_interval_default / 1ms;
+  std::function<std::int64_t()> wall_ms;      ///< milliseconds since 1970
+  std::function<std::uint64_t()> random;      ///< jitter
+  std::function<std::string()> fresh_uid;     ///< 32 hex digits
+  std::function<std::string(std::size_t)> secret;  ///< n random bytes, for challenges and tokens
+};
+
+template <class Traits> struct shell_state {
+  shell_state() = default;  // never an aggregate: CAF would initialise its first member with self
+
+  entity_context ctx;
+  std::string project, name;
+  typename Traits::state machine;
+  std::uint64_t next_ticket = 1;
+  std::map<std::uint64_t, caf::typed_response_promise<v1::Reply>> askers;
+  std::int64_t armed_ms = 0;        ///< when the armed wake fires; 0: none
+  std::uint64_t wake_serial = 0;    ///< of the armed wake; an older one is ignored
+  std::int64_t idle_since_ms = 0;   ///< nothing owed since then; 0: busy
+};
+
+namespace shell {
+
+template <class Self> moment now_of(Self* self) {
+  const auto steady = self->clock().now().time_since_epoch();
+  return {std::chrono::duration_cast<millis>(steady).count(), self->state.ctx.wall_ms()};
+}
+
+template <class Traits, class Self> void handle(Self* self, typename Traits::event event);
+
+inline void reply_to(auto& state, std::uint64_t ticket, v1::Reply reply) {
+  auto asker = state.askers.find(ticket);
+  if (asker == state.askers.end()) return;
+  asker->second.deliver(std::move(reply));
+  state.askers.erase(asker);
+}
+
+template <class Self> void answer_all(Self* self, errc code, const std::string& message) {
+  for (auto& [ticket, promise] : self->state.askers) {
+    v1::Reply reply;
+    reply.set_code(std::string{to_string(code)});
+    reply.set_message(message);
+    promise.deliver(std::move(reply));
+  }
+  self->state.askers.clear();
+}
+
+template <class Self> void arm(Self* self, std::int64_t at_ms) {
+  auto& s = self->state;
+  const auto now = now_of(self).steady_ms;
+  if (at_ms == 0) {
+    // Nothing is owed: come back once, to be let go when nobody has asked in between.
+    if (s.idle_since_ms == 0) s.idle_since_ms = now;
+    at_ms = s.idle_since_ms + limits::passivate_after / 1ms;
+  } else {
+    s.idle_since_ms = 0;
+  }
+  if (s.armed_ms != 0 && s.armed_ms <= at_ms) return;  // an earlier wake re-arms
+  s.armed_ms = at_ms;
+  self->delayed_send(self, millis{std::max<std::int64_t>(at_ms - now, 0)}, wake_up{++s.wake_serial});
+}
+
+/// Everything below `save` in the transition.
+template <class Traits, class Self>
+void finish(Self* self, typename Traits::transition t, const saved* written) {
+  auto& s = self->state;
+  s.machine = std::move(t.next);
+  for (const auto& a : t.announce) Traits::announce(self, a);
+  Traits::carried_out(self);
+  arm(self, t.wake_at_ms);
+  for (auto& a : t.replies) {
+    if (written != nullptr) {
+      if (!written->rows.empty() && !a.reply.has_row()) *a.reply.mutable_row() = written->rows.front();
+      a.reply.set_partition(s.ctx.id);
+      a.reply.set_revision(written->revision);
+    }
+    reply_to(s, a.ticket, std::move(a.reply));
+  }
+  if (t.gone) {
+    self->send(s.ctx.partition, idle_notice{Traits::kind(s.machine), s.project, s.name});
+    return;
+  }
+  if (written != nullptr) handle<Traits>(self, Traits::on_saved(written->revision));
+}
+
+template <class Traits, class Self> void reload(Self* self, bool conflict, bool rival) {
+  auto& s = self->state;
+  load_entity ask{Traits::kind(s.machine), s.project, s.name, s.ctx.id, s.ctx.epoch};
+  self->request(s.ctx.store, caf::infinite, std::move(ask))
+      .await(
+          [self, conflict, rival](loaded& rows) {
+            if (rows.lost) {
+              answer_all(self, errc::not_owner, "the partition has moved");
+              self->quit();
+              return;
+            }
+            if (!rows.error.empty()) {
+              handle<Traits>(self, Traits::on_failed("unavailable", "", rows.error));
+              return;
+            }
+            v1::Reloaded reloaded;
+            reloaded.set_conflict(conflict);
+            reloaded.set_rival(rival);
+            for (auto& row : rows.rows) {
+              if (!reloaded.has_row() && Traits::is_entity(row)) *reloaded.mutable_row() = std::move(row);
+              else *reloaded.add_children() = std::move(row);
+            }
+            handle<Traits>(self, Traits::on_reloaded(std::move(reloaded)));
+          },
+          [self](const caf::error&) { self->quit(caf::exit_reason::unhandled_exception); });
+}
+
+template <class Traits, class Self> void carry_out(Self* self, typename Traits::transition t) {
+  if (!t.save) return finish<Traits>(self, std::move(t), nullptr);
+  auto& s = self->state;
+  t.save->partition = s.ctx.id;
+  t.save->epoch = s.ctx.epoch;
+  auto request = *t.save;
+  // await, not then: no other message is looked at until the save is decided.
+  self->request(s.ctx.store, caf::infinite, std::move(request))
+      .await(
+          [self, t = std::move(t)](save_result& result) mutable {
+            auto& st = self->state;
+            if (auto* done = std::get_if<saved>(&result)) {
+              Traits::adopt(t.next, *done);
+              finish<Traits>(self, std::move(t), done);
+            } else if (std::holds_alternative<save_conflict>(result)) {
+              st.machine = std::move(t.kept);
+              reload<Traits>(self, true, false);
+            } else if (std::holds_alternative<save_lost>(result)) {
+              answer_all(self, errc::not_owner, "the partition has moved");
+              self->quit();
+            } else if (auto* refused = std::get_if<save_refused>(&result)) {
+              st.machine = std::move(t.kept);
+              handle<Traits>(self, Traits::on_failed(std::string{to_string(refused->code)},
+                                                     refused->field, refused->message));
+            } else if (auto* replayed = std::get_if<save_replayed>(&result)) {
+              st.machine = std::move(t.kept);
+              if (!t.replies.empty()) reply_to(st, t.replies.front().ticket, std::move(replayed->reply));
+              handle<Traits>(self, Traits::on_failed("replayed", "", ""));
+            } else {
+              st.machine = std::move(t.kept);
+              handle<Traits>(self, Traits::on_failed("unavailable", "",
+                                                     std::get<save_unavailable>(result).message));
+            }
+          },
+          [self](const caf::error&) {
+            answer_all(self, errc::unavailable, "the store has stopped");
+            self->quit(caf::exit_reason::unhandled_exception);
+          });
+}
+
+/// One event to completion.
+template <class Traits, class Self> void handle(Self* self, typename Traits::event event) {
+  auto& s = self->state;
+  event.set_random(s.ctx.random());
+  event.set_fresh_uid(s.ctx.fresh_uid());
+  carry_out<Traits>(self, Traits::step(s.machine, event, now_of(self)));
+}
+
+/// A command: remembers the asker and hands it to the machine, which answers by its ticket.
+template <class Traits, class Self>
+caf::typed_response_promise<v1::Reply> ask(Self* self, v1::Command command) {
+  auto& s = self->state;
+  auto promise = self->template make_response_promise<caf::typed_response_promise<v1::Reply>>();
+  const auto ticket = s.next_ticket++;
+  s.askers.emplace(ticket, promise);
+  s.idle_since_ms = 0;
+  auto event = Traits::on_command(std::move(command));
+  event.set_ticket(ticket);
+  handle<Traits>(self, std::move(event));
+  return promise;
+}
+
+/// The armed wake has fired, or one that was overtaken.
+template <class Traits, class Self> void woken(Self* self, const wake_up& w) {
+  auto& s = self->state;
+  if (w.serial != s.wake_serial) return;
+  s.armed_ms = 0;
+  const auto now = now_of(self).steady_ms;
+  if (s.idle_since_ms != 0 && now >= s.idle_since_ms + limits::passivate_after / 1ms && s.askers.empty()) {
+    self->send(s.ctx.partition, idle_notice{Traits::kind(s.machine), s.project, s.name});
+    return;
+  }
+  if (!s.machine.known()) return reload<Traits>(self, false, false);
+  handle<Traits>(self, Traits::on_wake());
+}
+
+/// `Reloaded` as a message: with a row it is a bulk activation, without one a request to go and look.
+template <class Traits, class Self> void reloaded(Self* self, v1::Reloaded message) {
+  self->state.idle_since_ms = 0;
+  if (message.has_row()) return handle<Traits>(self, Traits::on_reloaded(std::move(message)));
+  reload<Traits>(self, false, message.rival());
+}
+
+}  // namespace shell
+}  // namespace warren

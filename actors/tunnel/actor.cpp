@@ -1,0 +1,64 @@
+// actors/tunnel/actor.cpp -- the shell of one tunnel.
+#include "actors/tunnel/actor.hpp"
+
+namespace warren::tunnel {
+
+event traits::on_command(v1::Command c) {
+  event e;
+  *e.mutable_command() = std::move(c);
+  return e;
+}
+event traits::on_reloaded(v1::Reloaded r) {
+  event e;
+  *e.mutable_reloaded() = std::move(r);
+  return e;
+}
+event traits::on_saved(revision_t revision) {
+  event e;
+  e.mutable_saved()->set_revision(revision);
+  return e;
+}
+event traits::on_failed(std::string code, std::string field, std::string message) {
+  event e;
+  e.mutable_failed()->set_code(std::move(code));
+  e.mutable_failed()->set_field(std::move(field));
+  e.mutable_failed()->set_message(std::move(message));
+  return e;
+}
+event traits::on_wake() {
+  event e;
+  e.mutable_wake();
+  return e;
+}
+
+tunnel_actor::behavior_type actor(tunnel_actor::stateful_pointer<actor_state> self, entity_context ctx,
+                                  std::string project, std::string name, bool preloaded) {
+  auto& s = self->state;
+  s.machine = initial(ctx.id, ctx.epoch, project, name);
+  s.ctx = std::move(ctx);
+  s.project = std::move(project);
+  s.name = std::move(name);
+  if (!preloaded) shell::reload<traits>(self, false, false);
+  return {
+      [self](v1::Command& command) { return shell::ask<traits>(self, std::move(command)); },
+      [self](v1::AttachmentState& a) {
+        event e;
+        *e.mutable_attachment() = std::move(a);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](v1::Gateways& g) {
+        event e;
+        *e.mutable_gateways() = std::move(g);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](v1::ConnectorAppeared& c) {
+        event e;
+        *e.mutable_connector_appeared() = std::move(c);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](v1::Reloaded& r) { shell::reloaded<traits>(self, std::move(r)); },
+      [self](const wake_up& w) { shell::woken<traits>(self, w); },
+  };
+}
+
+}  // namespace warren::tunnel
