@@ -1,0 +1,75 @@
+// actors/placement/actor.hpp -- keeps this instance's lease, takes and releases partitions, and starts and
+// stops their actors. One per instance.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "actors/messages.hpp"
+#include "actors/partition/actor.hpp"
+#include "actors/placement/plan.hpp"
+
+namespace warren {
+
+/// Something for every partition that runs here.
+struct to_partition {
+  partition_id partition = -1;  ///< -1: all
+  std::variant<busv1::GatewayAck, adopt_rivals, agent_disconnected, mass_silence, bus_state> what;
+};
+/// Release everything and answer when it is done.
+struct drain {};
+struct drained { int released = 0; };
+/// Which partitions run here, for readiness and for the API.
+struct owned_query {};
+struct owned_partitions { std::map<partition_id, epoch_t> epochs; bool lease = false; instance_id me = 0; };
+
+}  // namespace warren
+
+WARREN_LOCAL_MESSAGE(warren::to_partition)
+WARREN_LOCAL_MESSAGE(warren::drain)
+WARREN_LOCAL_MESSAGE(warren::drained)
+WARREN_LOCAL_MESSAGE(warren::owned_query)
+WARREN_LOCAL_MESSAGE(warren::owned_partitions)
+
+namespace warren {
+
+using placement_actor = caf::typed_actor<
+    caf::reacts_to<to_partition>,
+    caf::replies_to<drain>::with<drained>,
+    caf::replies_to<owned_query>::with<owned_partitions>,
+    caf::reacts_to<bus_state>,
+    caf::reacts_to<mass_silence>,
+    caf::reacts_to<wake_up>>;
+
+namespace placement {
+
+struct placement_context {
+  lease_store_actor leases;
+  partition::partition_context partition;  ///< a template: id, epoch and incarnation are filled in
+  instance_id me = 0;
+  millis lease{3000};        ///< of the instance; renewed three times as often
+  /// Called on the placement actor's thread whenever ownership or the lease changes.
+  std::function<void(const owned_partitions&)> on_change;
+};
+
+struct actor_state {
+  actor_state() = default;
+  placement_context ctx;
+  std::map<partition_id, partition_actor> running;
+  std::map<partition_id, epoch_t> epochs;
+  std::int64_t lease_until_ms = 0;  ///< our steady clock, counted from before the renewal was sent
+  bool held = false;
+  bool bus_ok = true;
+  bool silence = false;
+  bool draining = false;
+  std::vector<partition_id> to_take;
+  caf::typed_response_promise<drained> drain_promise;
+  int released = 0;
+  std::int64_t incarnation = 0;
+};
+
+placement_actor::behavior_type actor(placement_actor::stateful_pointer<actor_state> self, placement_context ctx);
+
+}  // namespace placement
+}  // namespace warren
