@@ -1,0 +1,76 @@
+// services/gateway/compile.hpp -- rows in, Envoy resources out (dial mode `direct`). No I/O, no clock, no state.
+// Nothing that a tenant wrote reaches a resource unchecked: Envoy refuses a whole response for one bad field,
+// and '%' in a format string is a command. What cannot be expressed is answered by a 503 of its own rule.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "actors/tunnel/routing.hpp"
+#include "warren/core/v1/rows.pb.h"
+
+namespace warren::gateway {
+
+namespace v1 = warren::core::v1;
+
+/// The four resource types, in the order in which a gateway must learn of additions.
+enum class kind : std::uint8_t { cluster, listener, route, scope };
+inline constexpr int kinds = 4;
+std::string_view type_url(kind k);
+std::string_view short_name(kind k);  ///< "cds", "lds", "rds", "srds"
+std::optional<kind> kind_from(std::string_view type_url);
+
+/// One resource as every gateway of a class gets it.
+struct resource {
+  std::string name;
+  std::string version;                ///< hash of `bytes`: equal on all instances, and after a restore
+  std::string bytes;                  ///< serialised deterministically
+  std::vector<std::string> clusters;  ///< that a route leads to
+};
+using resource_ptr = std::shared_ptr<const resource>;
+
+/// What of a gateway class shapes its routes and listeners.
+struct class_settings {
+  std::vector<std::string> listen;                    ///< "ip:port"; what cannot be parsed is left out
+  std::int64_t stream_idle_timeout_ms = 5 * 60'000;
+};
+class_settings settings_of(const v1::GatewayClassRow& row);
+
+std::string cluster_name(std::string_view project, std::string_view connector);
+std::string route_name(std::string_view project, std::string_view tunnel);
+
+/// Is the newer of two claims of one host name.
+bool newer_claim(const v1::HostnameClaimRow& a, const v1::HostnameClaimRow& b);
+
+/// The scope of a host name: null when the name cannot be one.
+resource_ptr compile_scope(const v1::HostnameClaimRow& claim);
+
+/// The connector's cluster: null unless it is online with a usable key and usable addresses.
+resource_ptr compile_cluster(const v1::ConnectorRow& connector);
+
+/// The tunnel's route configuration.
+///
+/// Path prefixes count by segments: `/api` covers `/api` and what is below `/api/`, not `/apis`; a prefix
+/// that ends in `/` covers only what is below it. The longest one wins, a CONNECT follows the shortest.
+/// A path that no rule covers is a 404. `has_cluster` tells whether a connector's cluster exists: a live rule
+/// without one, or with a target that cannot be passed on, answers 503 with reason `invalid-addressing`.
+/// Null when the tunnel's own names cannot be used.
+resource_ptr compile_route(const v1::TunnelRow& tunnel, const tunnel::route_plan& plan,
+                           const std::function<bool(const std::string& connector)>& has_cluster,
+                           const class_settings& settings);
+
+/// Listeners of a class: one per address for visitors, and the internal one that dials agents.
+std::vector<resource_ptr> compile_listeners(const class_settings& settings);
+
+/// The cluster whose connections go wherever the internal listener was told.
+resource_ptr compile_agents_cluster();
+
+/// Host and port of a canonical target ("http://host:port"), or nothing when Envoy could not pass it on.
+std::optional<std::string> target_authority(std::string_view target);
+
+}  // namespace warren::gateway
