@@ -33,7 +33,7 @@ struct entity_context {
   bus_actor bus;
   dialer_actor dialer;
   silence_actor silence;
-  caf::actor partition;              ///< the partition_actor, weakly typed: entities only send to it
+  partition_actor partition;         ///< where routes between entities meet
   counters* count = nullptr;         ///< outlives all actors
   partition_id id = 0;
   epoch_t epoch = 0;
@@ -97,6 +97,20 @@ template <class Self> void arm(Self* self, std::int64_t at_ms) {
   if (s.armed_ms != 0 && s.armed_ms <= at_ms) return;  // an earlier wake re-arms
   s.armed_ms = at_ms;
   self->delayed_send(self, millis{std::max<std::int64_t>(at_ms - now, 0)}, wake_up{++s.wake_serial});
+}
+
+/// Called first in an entity's actor: it ends with its partition, and whoever still waits hears `not_owner`
+/// (a dropped promise would be a silence until the asker's timeout).
+template <class Self> void begin(Self* self) {
+  self->monitor(self->state.ctx.partition);
+  self->set_down_handler([self](const caf::down_msg&) {
+    answer_all(self, errc::not_owner, "the partition has moved");
+    self->quit();
+  });
+  self->set_exit_handler([self](caf::exit_msg& m) {
+    answer_all(self, errc::not_owner, "let go; try again");
+    self->quit(std::move(m.reason));
+  });
 }
 
 /// Everything below `save` in the transition.

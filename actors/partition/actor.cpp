@@ -28,7 +28,7 @@ bool ours(self_ptr self, const std::string& project) {
 
 entity_context context_for_entity(self_ptr self) {
   auto c = self->state.ctx.entity;
-  c.partition = caf::actor_cast<caf::actor>(self);
+  c.partition = caf::actor_cast<partition_actor>(self);
   return c;
 }
 
@@ -136,16 +136,22 @@ void dispatch(self_ptr self, const bus_message& m) {
 
 // ---- gateways ----
 
-void tell_gateways(self_ptr self, const tunnel_actor& to) {
-  self->send(to, self->state.acks.gateways(steady_ms(self)));
+void tell_gateways(self_ptr self, const tunnel_actor& to, const std::string& gateway_class) {
+  self->send(to, self->state.acks.of_class(gateway_class, steady_ms(self)));
 }
 
 void tell_waiting(self_ptr self) {
   auto& s = self->state;
-  for (const auto& k : s.waiting) {
+  for (const auto& [k, gateway_class] : s.waiting) {
     auto it = s.tunnels.find(k);
-    if (it != s.tunnels.end()) tell_gateways(self, it->second);
+    if (it != s.tunnels.end()) tell_gateways(self, it->second, gateway_class);
   }
+}
+
+void hear_gateway(self_ptr self, const busv1::GatewayAck& ack) {
+  auto& s = self->state;
+  const auto effect = s.acks.apply(ack, steady_ms(self), s.ctx.entity.wall_ms());
+  if (effect == ack_effect::moved || effect == ack_effect::changed) tell_waiting(self);
 }
 
 // ---- classes ----
@@ -212,7 +218,7 @@ void load(self_ptr self) {
           [self](const caf::error&) { self->quit(caf::exit_reason::unhandled_exception); });
 }
 
-void look_again(self_ptr self, const caf::actor& entity) {
+template <class Handle> void look_again(self_ptr self, const Handle& entity) {
   v1::Reloaded go_and_look;
   go_and_look.set_rival(true);
   self->send(entity, std::move(go_and_look));
@@ -244,9 +250,9 @@ void adopt(self_ptr self) {
               }
             }
             for (const auto& k : connectors)
-              look_again(self, caf::actor_cast<caf::actor>(find_connector(self, k.first, k.second)));
+              look_again(self, find_connector(self, k.first, k.second));
             for (const auto& k : tunnels)
-              look_again(self, caf::actor_cast<caf::actor>(find_tunnel(self, k.first, k.second)));
+              look_again(self, find_tunnel(self, k.first, k.second));
           },
           [](const caf::error&) {});
 }
@@ -278,7 +284,8 @@ void tick(self_ptr self) {
   std::vector<std::string> classes;
   for (const auto& [name, interested] : s.class_interest) classes.push_back(name);
   for (const auto& name : classes) tell_class(self, name, true);
-  if (!s.waiting.empty()) tell_waiting(self);  // reports may have expired
+  s.acks.expire(steady_ms(self), e.wall_ms());
+  if (!s.waiting.empty()) tell_waiting(self);
   self->delayed_send(self, 1s, wake_up{0});
 }
 
@@ -298,7 +305,7 @@ template <class Map> void let_go(self_ptr self, Map& map, const key& k) {
   if (it == map.end()) return;
   auto handle = it->second;
   map.erase(it);
-  self->demonitor(handle);
+  self->demonitor(handle.address());
   self->send_exit(handle, caf::exit_reason::user_shutdown);
 }
 
@@ -341,8 +348,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
           case bus::subject_room::ack: {
             auto ack = wire::parse_gateway_ack(m.payload);
             if (!ack) return self->state.ctx.entity.count->add("warren_bus_dropped_total", ack.error.reason);
-            if (self->state.acks.apply(*ack, steady_ms(self))) tell_waiting(self);
-            return;
+            return hear_gateway(self, *ack);
           }
           default: return agent_said(self, m, *subject);
         }
@@ -380,9 +386,9 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
           st.waiting.erase({w.project, w.name});
           return;
         }
-        st.waiting.insert({w.project, w.name});
+        st.waiting[{w.project, w.name}] = w.gateway_class;
         auto it = st.tunnels.find({w.project, w.name});
-        if (it != st.tunnels.end()) tell_gateways(self, it->second);
+        if (it != st.tunnels.end()) tell_gateways(self, it->second, w.gateway_class);
       },
       [self](const idle_notice& n) {
         auto& st = self->state;
@@ -392,7 +398,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
         else let_go(self, st.registry, {n.kind, n.name});
       },
       [self](const busv1::GatewayAck& ack) {
-        if (self->state.acks.apply(ack, steady_ms(self))) tell_waiting(self);
+        hear_gateway(self, ack);
       },
       [self](const adopt_rivals&) { adopt(self); },
       [self](const agent_disconnected& d) {

@@ -37,13 +37,12 @@ struct actor_state {
   std::map<key, connector_actor> connectors;
   std::map<key, registry::registry_actor> registry;  ///< kind, name
   gateway_acks acks;
-  std::set<key> waiting;                              ///< tunnels that want to hear of gateways
+  std::map<key, std::string> waiting;                 ///< tunnels that want to hear of gateways, with their class
   std::map<std::string, std::set<key>> class_interest;  ///< connector class → connectors
   std::map<std::string, std::string> class_told;        ///< what was last said of it
   bool loaded = false;                                ///< the bulk activation is done
   bool silence = false;                               ///< mass silence is on
   bool bus_connected = true;
-  std::vector<bus_message> early;                     ///< came before the bulk activation was done; bounded
   std::int64_t incarnation = 0;
   int load_tries = 0;
 };

@@ -27,7 +27,7 @@ void stop(self_ptr self, partition_id id) {
   auto& s = self->state;
   auto it = s.running.find(id);
   if (it == s.running.end()) return;
-  self->demonitor(it->second);
+  self->demonitor(it->second.address());
   self->send_exit(it->second, caf::exit_reason::user_shutdown);
   s.running.erase(it);
   s.epochs.erase(id);

@@ -1,0 +1,404 @@
+// actors/tunnel/status.cpp -- derived conditions and the chain behind them. No CAF, no I/O, no clock.
+#include "actors/tunnel/status.hpp"
+
+#include <algorithm>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "actors/core/conditions.hpp"
+
+namespace warren::tunnel {
+
+namespace {
+
+using verdict = gateway_knowledge::verdict;
+
+// What keeps a condition from being True; nothing: it is.
+struct obstacle {
+  std::string_view status = status_false;
+  std::string reason, message;
+};
+using maybe = std::optional<obstacle>;
+
+std::vector<std::string> connectors_of(const v1::TunnelRow& t) {
+  std::vector<std::string> out;
+  for (const auto& rule : t.rules())
+    if (std::find(out.begin(), out.end(), rule.connector()) == out.end()) out.push_back(rule.connector());
+  return out;
+}
+
+bool attached(const v1::AttachmentRow* a, const v1::ConnectorRow& c) {
+  return a != nullptr && a->attachment_generation() <= c.attached_generation();
+}
+
+std::string join(const std::vector<std::string>& names) { return fmt::format("{}", fmt::join(names, ", ")); }
+
+std::string stalled_words(const std::vector<v1::GatewayState>& gateways) {
+  std::vector<std::string> names;
+  for (const auto& g : gateways)
+    if (g.stalled()) names.push_back(g.gateway());
+  return names.empty() ? std::string{} : fmt::format("; stalled, not counted: {}", join(names));
+}
+
+const v1::Refusal* refusal_for(const v1::GatewayState& g, const v1::TunnelRow& t,
+                               const std::vector<std::string>& connectors) {
+  for (const auto& r : g.refused()) {
+    if (!r.tunnel_uid().empty()) {
+      if (r.tunnel_uid() == t.uid()) return &r;
+      continue;
+    }
+    for (const auto& name : connectors)
+      if (r.connector() == fmt::format("{}/{}", t.project(), name)) return &r;
+  }
+  return nullptr;
+}
+
+gateway_knowledge weigh(const status_inputs& in, const std::vector<std::string>& connectors) {
+  if (!in.settled) return {.words = "The gateways have not been heard yet."};
+  std::size_t counting = 0;
+  std::vector<std::string> behind;
+  gateway_knowledge refused;
+  for (const auto& g : in.gateways) {
+    if (!g.counts()) continue;
+    ++counting;
+    if (const auto* r = refusal_for(g, in.tunnel, connectors); r != nullptr && refused.words.empty())
+      refused = {verdict::refused, in.routed_revision, fmt::format("Gateway {} refuses it: {}", g.gateway(), r->message())};
+    if (g.acknowledged() < in.routed_revision) behind.push_back(g.gateway());
+  }
+  const auto stalled = stalled_words(in.gateways);
+  if (counting == 0) {
+    // What was known stays true of these routes; of newer ones nothing can be known.
+    auto kept = in.before;
+    if (kept.what == verdict::run && kept.revision < in.routed_revision) kept.what = verdict::behind;
+    if (kept.what == verdict::unknown)
+      kept.words = fmt::format("No gateway of class {} is connected{}.", in.tunnel.gateway_class(), stalled);
+    else if (kept.what == verdict::behind)
+      kept.words = fmt::format("No gateway of class {} is connected to take the newest routes{}.",
+                               in.tunnel.gateway_class(), stalled);
+    return kept;
+  }
+  if (!refused.words.empty()) return refused;
+  if (!behind.empty())
+    return {verdict::behind, in.routed_revision,
+            fmt::format("{}/{} gateways; waiting for {}{}", counting - behind.size(), counting, join(behind), stalled)};
+  return {verdict::run, in.routed_revision,
+          fmt::format("{}/{} gateways, revision {}{}", counting, counting, in.routed_revision, stalled)};
+}
+
+// The connector's own words, when they are on record.
+maybe connector_obstacle(const status_inputs& in, const std::string& name) {
+  const auto* c = in.connector(name);
+  if (c == nullptr || c->has_delete_time())
+    return obstacle{status_false, "ConnectorNotFound",
+                    fmt::format("Connector {} does not exist{}.", name, c == nullptr ? "" : " any more")};
+  if (const auto* accepted = find_condition(c->conditions(), "Accepted");
+      accepted != nullptr && accepted->status() == status_false)
+    return obstacle{status_false, accepted->reason(), fmt::format("Connector {}: {}", name, accepted->message())};
+  if (!c->addressing_error().empty())
+    return obstacle{status_false, "InvalidAddressing", fmt::format("Connector {}: {}", name, c->addressing_error())};
+  if (!c->online()) {
+    const auto* ready = find_condition(c->conditions(), "Ready");
+    const bool told = ready != nullptr && ready->status() != status_true && !ready->message().empty();
+    return obstacle{status_false, "ConnectorNotReady",
+                    fmt::format("Connector {}: {}", name, told ? ready->message() : "Connector is not online.")};
+  }
+  return std::nullopt;
+}
+
+// A connector whose silence does not count for the time being: online as far as routes go, and yet unsure.
+maybe connector_doubt(const status_inputs& in, const std::string& name) {
+  const auto* c = in.connector(name);
+  const auto* ready = c == nullptr ? nullptr : find_condition(c->conditions(), "Ready");
+  if (ready == nullptr || ready->status() == status_true) return std::nullopt;
+  return obstacle{ready->status() == status_unknown ? status_unknown : status_false,
+                  ready->reason().empty() ? "ConnectorNotReady" : ready->reason(),
+                  fmt::format("Connector {}: {}", name, ready->message())};
+}
+
+maybe attachment_obstacle(const status_inputs& in, const std::string& name) {
+  const auto* c = in.connector(name);
+  if (c == nullptr) return std::nullopt;
+  const auto* a = in.attachment(name, in.tunnel.uid(), in.tunnel.generation());
+  if (attached(a, *c)) return std::nullopt;
+  return obstacle{status_false, "Pending",
+                  fmt::format("The agent of connector {} has not acknowledged the tunnel yet.", name)};
+}
+
+maybe target_obstacle(const status_inputs& in, const std::string& name) {
+  const auto* c = in.connector(name);
+  const auto* a = in.attachment(name, in.tunnel.uid(), in.tunnel.generation());
+  if (c == nullptr || !c->online() || !attached(a, *c) || (a->target_state() != "Reachable" && a->target_state() != "Unreachable"))
+    return obstacle{status_unknown, "Unknown",
+                    fmt::format("The agent of connector {} has not said whether it reaches the target.", name)};
+  if (a->target_state() == "Reachable") return std::nullopt;
+  return obstacle{status_false, "TargetUnreachable",
+                  fmt::format("Connector {}: {}", name,
+                              a->target_message().empty() ? "The target cannot be reached." : a->target_message())};
+}
+
+maybe accepted_obstacle(const v1::TunnelRow& t) {
+  const auto* c = find_condition(t.conditions(), "Accepted");
+  if (c == nullptr) return obstacle{status_unknown, "Pending", "The tunnel has not been looked at yet."};
+  if (c->status() == status_true) return std::nullopt;
+  return obstacle{c->status() == status_false ? status_false : status_unknown, c->reason(), c->message()};
+}
+
+maybe programmed_obstacle(const v1::TunnelRow& t) {
+  const auto* c = find_condition(t.conditions(), "Programmed");
+  const bool latched = t.programmed_generation() > 0 && t.programmed_generation() == t.generation();
+  if (latched && c != nullptr && c->status() == status_true) return std::nullopt;
+  if (c != nullptr && c->status() != status_true) return obstacle{status_false, c->reason(), c->message()};
+  return obstacle{status_false, "Pending", "The gateways have not acknowledged this generation yet."};
+}
+
+maybe gateways_obstacle(const gateway_knowledge& g) {
+  switch (g.what) {
+    case verdict::run: return std::nullopt;
+    case verdict::unknown: return obstacle{status_unknown, "Unknown", g.words};
+    case verdict::behind: return obstacle{status_false, "Pending", g.words};
+    case verdict::refused: return obstacle{status_false, "Rejected", g.words};
+  }
+  return std::nullopt;
+}
+
+maybe lifecycle_obstacle(const v1::TunnelRow& t) {
+  if (t.has_delete_time()) return obstacle{status_false, "Deleting", "The tunnel is being deleted."};
+  if (!t.enabled())
+    return obstacle{status_false, "Disabled", "The tunnel is switched off; enable it to let visitors in."};
+  return std::nullopt;
+}
+
+// Routes that disagree with the rows above cannot happen unless a rule is missing altogether.
+maybe plan_obstacle(const status_inputs& in) {
+  const auto live = std::all_of(in.plan.rules.begin(), in.plan.rules.end(),
+                                [](const rule_plan& r) { return r.what == outcome::live; });
+  if (live && !in.plan.rules.empty() && in.plan.generation == in.tunnel.generation()) return std::nullopt;
+  return obstacle{status_false, "Pending", "The routes do not lead to the targets yet."};
+}
+
+template <class Obstacle> maybe first_of(const std::vector<std::string>& connectors, Obstacle of) {
+  for (const auto& name : connectors)
+    if (auto o = of(name)) return o;
+  return std::nullopt;
+}
+
+// A target that cannot be reached outweighs one that has not been tried.
+maybe targets_obstacle(const status_inputs& in, const std::vector<std::string>& connectors) {
+  maybe unknown;
+  for (const auto& name : connectors) {
+    auto o = target_obstacle(in, name);
+    if (o && o->status == status_false) return o;
+    if (o && !unknown) unknown = std::move(o);
+  }
+  return unknown;
+}
+
+maybe metadata_obstacle(const status_inputs& in, const std::vector<std::string>& connectors,
+                        const gateway_knowledge& gateways) {
+  if (!in.settled) return gateways_obstacle(gateways);
+  if (auto o = lifecycle_obstacle(in.tunnel)) {
+    o->reason = "Pending";
+    return o;
+  }
+  // An agent's word is older than its silence: without the connector nothing of it is in the gateways.
+  if (auto o = first_of(connectors, [&](auto& name) { return connector_obstacle(in, name); })) {
+    o->reason = "ConnectorNotReady";
+    return o;
+  }
+  if (auto o = first_of(connectors, [&](auto& name) { return attachment_obstacle(in, name); })) return o;
+  if (auto o = plan_obstacle(in)) return o;
+  auto o = gateways_obstacle(gateways);
+  if (o) o->reason = "Pending";
+  return o;
+}
+
+maybe ready_obstacle(const status_inputs& in, const std::vector<std::string>& connectors,
+                     const gateway_knowledge& gateways) {
+  if (!in.settled) return gateways_obstacle(gateways);
+  if (auto o = lifecycle_obstacle(in.tunnel)) return o;
+  if (auto o = accepted_obstacle(in.tunnel)) return o;
+  if (auto o = programmed_obstacle(in.tunnel)) return o;
+  if (auto o = first_of(connectors, [&](auto& name) { return connector_obstacle(in, name); })) return o;
+  if (auto o = first_of(connectors, [&](auto& name) { return attachment_obstacle(in, name); })) return o;
+  if (auto o = plan_obstacle(in)) return o;
+  if (auto o = gateways_obstacle(gateways)) return o;
+  if (auto o = targets_obstacle(in, connectors)) return o;
+  return first_of(connectors, [&](auto& name) { return connector_doubt(in, name); });
+}
+
+// The moment of the newest fact that a first derivation rests on: since then it has been like this.
+std::int64_t newest_fact_ms(const status_inputs& in, const std::vector<std::string>& connectors) {
+  std::int64_t newest = 0;
+  const auto take = [&](const google::protobuf::Timestamp& t) { newest = std::max(newest, to_ms(t)); };
+  if (in.tunnel.has_created_at()) take(in.tunnel.created_at());
+  for (const auto& c : in.tunnel.conditions())
+    if (c.has_last_transition_time()) take(c.last_transition_time());
+  for (const auto& name : connectors)
+    if (const auto* row = in.connector(name); row != nullptr)
+      for (const auto& c : row->conditions())
+        if (c.has_last_transition_time()) take(c.last_transition_time());
+  if (newest == 0 || newest > in.wall_ms) return in.wall_ms;
+  return newest;
+}
+
+v1::Condition stored(const v1::TunnelRow& t, std::string_view type) {
+  if (const auto* c = find_condition(t.conditions(), type)) return *c;
+  v1::Condition c;
+  c.set_type(std::string{type});
+  c.set_status(std::string{type == "Accepted" ? status_unknown : status_false});
+  c.set_reason("Pending");
+  c.set_observed_generation(t.generation());
+  if (t.has_created_at()) *c.mutable_last_transition_time() = t.created_at();
+  return c;
+}
+
+v1::Condition derived(const status_inputs& in, const std::vector<std::string>& connectors,
+                      std::string_view type, const maybe& o, std::string_view good_reason,
+                      std::string_view good_message) {
+  v1::Condition c;
+  c.set_type(std::string{type});
+  c.set_status(std::string{o ? o->status : status_true});
+  c.set_reason(o ? o->reason : std::string{good_reason});
+  c.set_message(o ? o->message : std::string{good_message});
+  c.set_observed_generation(in.tunnel.generation());
+  const auto* before = in.previous == nullptr ? nullptr : condition_of(*in.previous, type);
+  if (before != nullptr && before->status() == c.status()) {
+    *c.mutable_last_transition_time() = before->last_transition_time();
+  } else {
+    // Before the gateways were heard nothing was known: what comes out then is older than this moment.
+    const bool first = before == nullptr || in.before.what == verdict::unknown;
+    *c.mutable_last_transition_time() =
+        timestamp_from_ms(first ? newest_fact_ms(in, connectors) : in.wall_ms);
+  }
+  return c;
+}
+
+chain_link link(std::string name, const maybe& o, std::int64_t since_ms, std::string good_words,
+                std::string_view advice = {}) {
+  if (!o) return {std::move(name), chain_link::state::ok, since_ms, std::move(good_words)};
+  return {std::move(name), o->status == status_unknown ? chain_link::state::unknown : chain_link::state::missing,
+          since_ms, advice.empty() ? o->message : fmt::format("{} {}", o->message, advice)};
+}
+
+std::int64_t since_of(const v1::Condition* c) {
+  return c != nullptr && c->has_last_transition_time() ? to_ms(c->last_transition_time()) : 0;
+}
+
+std::string_view advice_for_gateways(const status_inputs& in) {
+  const bool any = std::any_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.counts(); });
+  return any ? "" : "Register a gateway with `warrenctl gateway create` and start it with the configuration that "
+                    "`warrenctl gateway bootstrap` prints.";
+}
+
+// Of one connector: exists, accepted, online, attachment, target; each on its own, whatever is before it.
+void explain_connector(const status_inputs& in, const std::string& name, std::vector<chain_link>& chain) {
+  const auto* c = in.connector(name);
+  const auto named = [&](std::string_view what) { return fmt::format("connector {} {}", name, what); };
+  const bool exists = c != nullptr && !c->has_delete_time();
+  maybe o;
+  if (!exists) o = connector_obstacle(in, name);
+  chain.push_back(link(named("exists"), o,
+                       c == nullptr ? 0 : to_ms(exists ? c->created_at() : c->delete_time()), "The connector exists.",
+                       "Enrol it with `warrenctl connector enrol`, or point the rule at another one."));
+  if (!exists) {
+    for (const auto* what : {"accepted", "online", "attachment", "target"})
+      chain.push_back({named(what), chain_link::state::unknown, 0, "There is no such connector."});
+    return;
+  }
+  const auto* accepted = find_condition(c->conditions(), "Accepted");
+  o.reset();
+  if (accepted == nullptr || accepted->status() != status_true)
+    o = obstacle{accepted != nullptr && accepted->status() == status_false ? status_false : status_unknown,
+                 "", accepted == nullptr ? "The connector has not been looked at yet." : accepted->message()};
+  chain.push_back(link(named("accepted"), o, since_of(accepted), "The connector is accepted.",
+                       "Check the connector's class."));
+  const auto* ready = find_condition(c->conditions(), "Ready");
+  std::string_view advice = "Check that warren-agent runs there and reaches NATS.";
+  o.reset();
+  if (!c->addressing_error().empty()) {
+    o = obstacle{status_false, "InvalidAddressing", c->addressing_error()};
+    advice = "Correct what the agent reports, or the networks that the connector's class allows.";
+  } else if (!c->online()) {
+    o = obstacle{status_false, "", ready != nullptr && ready->status() != status_true && !ready->message().empty()
+                                       ? ready->message()
+                                       : "Connector is not online."};
+    if (c->public_key().empty()) advice = "It has no key yet: enrol it with `warrenctl connector enrol`.";
+  } else if (ready != nullptr && ready->status() != status_true) {
+    o = obstacle{ready->status() == status_unknown ? status_unknown : status_false, "", ready->message()};
+    advice = "";
+  }
+  chain.push_back(link(named("online"), o, since_of(ready), "The connector is online.", advice));
+  const auto* a = in.attachment(name, in.tunnel.uid(), in.tunnel.generation());
+  chain.push_back(link(named("attachment"), attachment_obstacle(in, name), 0,
+                       "The agent holds the tunnel's current generation.",
+                       c->online() ? "The agent is told again each second; its log says why it does not answer." : ""));
+  const bool tried = a != nullptr && (a->target_state() == "Reachable" || a->target_state() == "Unreachable");
+  chain.push_back(link(named("target"), target_obstacle(in, name), 0, "The agent reaches the target.",
+                       tried && c->online() ? "Check the service behind the connector; the agent tries again by itself." : ""));
+}
+
+}  // namespace
+
+std::string_view to_string(chain_link::state s) {
+  switch (s) {
+    case chain_link::state::ok: return "ok";
+    case chain_link::state::missing: return "missing";
+    case chain_link::state::unknown: return "unknown";
+  }
+  return "unknown";
+}
+
+std::vector<chain_link> explain(const status_inputs& in) {
+  const auto& t = in.tunnel;
+  const auto connectors = connectors_of(t);
+  const auto gateways = weigh(in, connectors);
+  const auto* accepted = find_condition(t.conditions(), "Accepted");
+  const auto* programmed = find_condition(t.conditions(), "Programmed");
+  std::vector<chain_link> chain;
+  chain.push_back(link("tunnel exists", t.has_delete_time() ? lifecycle_obstacle(t) : maybe{},
+                       to_ms(t.has_delete_time() ? t.delete_time() : t.created_at()), "The tunnel exists."));
+  chain.push_back(link("tunnel enabled", t.has_delete_time() ? maybe{} : lifecycle_obstacle(t),
+                       t.enabled() || !t.has_updated_at() ? 0 : to_ms(t.updated_at()), "The tunnel is switched on."));
+  chain.push_back(link("tunnel accepted", accepted_obstacle(t), since_of(accepted),
+                       "The spec is valid and the host names are claimed.", "Correct the named field."));
+  chain.push_back(link("gateways programmed", programmed_obstacle(t), since_of(programmed),
+                       programmed == nullptr ? "" : programmed->message(), advice_for_gateways(in)));
+  for (const auto& name : connectors) explain_connector(in, name, chain);
+  auto routed = gateways_obstacle(gateways);
+  const auto* metadata = in.previous == nullptr ? nullptr : condition_of(*in.previous, "ConnectorMetadataProgrammed");
+  chain.push_back(link("gateways routed", routed, since_of(metadata), gateways.words, advice_for_gateways(in)));
+  return chain;
+}
+
+const chain_link* first_missing(const std::vector<chain_link>& chain) {
+  for (const auto& l : chain)
+    if (l.what != chain_link::state::ok) return &l;
+  return nullptr;
+}
+
+const v1::Condition* condition_of(const std::vector<v1::Condition>& all, std::string_view type) {
+  for (const auto& c : all)
+    if (c.type() == type) return &c;
+  return nullptr;
+}
+
+status derive(const status_inputs& in) {
+  const auto connectors = connectors_of(in.tunnel);
+  status out;
+  out.gateways = weigh(in, connectors);
+  out.conditions.reserve(5);
+  out.conditions.push_back(stored(in.tunnel, "Accepted"));
+  out.conditions.push_back(stored(in.tunnel, "Programmed"));
+  out.conditions.push_back(derived(in, connectors, "ConnectorMetadataProgrammed",
+                                   metadata_obstacle(in, connectors, out.gateways),
+                                   "ConnectorMetadataProgrammed", out.gateways.words));
+  out.conditions.push_back(derived(in, connectors, "TargetReachable",
+                                   targets_obstacle(in, connectors), "TargetReachable",
+                                   "The agents reach every target."));
+  out.conditions.push_back(derived(in, connectors, "Ready", ready_obstacle(in, connectors, out.gateways),
+                                   "Ready", "Visitors get through."));
+  return out;
+}
+
+}  // namespace warren::tunnel
