@@ -82,6 +82,16 @@ void begin_generation(v1::TunnelRow& row, const v1::TunnelRow& before, std::int6
                 "waiting for gateways", row.generation(), wall_ms);
 }
 
+/// A new generation is news to every connector, however lately it was told of another.
+void forget_told(state& s) {
+  for (auto& [name, c] : *s.mutable_connectors()) {
+    c.set_told_at_ms(0);
+    c.set_push_owed(false);
+    c.set_detached(false);
+    c.set_detach_told_at_ms(0);
+  }
+}
+
 void accept(v1::TunnelRow& row, std::int64_t wall_ms) {
   row.set_observed_generation(row.generation());
   set_condition(*row.mutable_conditions(), "Accepted", status_true, "Accepted",
@@ -494,6 +504,7 @@ void settle(transition& t, moment now) {
       const bool fresh = !exists(t.next);
       *after.mutable_row() = std::move(done.row);
       if (fresh) after.clear_connectors();
+      else if (after.row().generation() != t.next.row().generation()) forget_told(after);
       t.replies.push_back({p.ticket(), {}});
       save_with(t, std::move(*done.save), std::move(after));
       return;
@@ -546,6 +557,7 @@ void adopt_rival(transition& t, moment now) {
   after.clear_claim_refused();
   auto& changed = *after.mutable_row();
   begin_generation(changed, before, now.wall_ms);
+  forget_told(after);
   *changed.mutable_updated_at() = timestamp_from_ms(now.wall_ms);
   std::optional<claim_change> claims;
   auto wrong = check_spec(spec_of(changed));
