@@ -406,7 +406,8 @@ struct connection::impl : std::enable_shared_from_this<connection::impl> {
       }
       token = ++last_token;
       requests.emplace(token, waiting{std::move(callback), deadline});
-      wake = deadlines.insert({deadline, token}).first == deadlines.begin();
+      deadlines.insert({deadline, token});
+      wake = deadlines.begin()->second == token;
     }
     if (wake) requests_changed.notify_one();
     const auto status = send(link_for(false), subject, payload, inbox + "." + std::to_string(token));

@@ -166,8 +166,10 @@ TEST_CASE("requests are answered: by a responder, by nobody, by the clock") {
   };
   ask("echo", 5s);
   ask("nobody", 5s);
+  const auto asked_at = std::chrono::steady_clock::now();
   ask("mute", 50ms);
   REQUIRE(done.wait([&] { return answers.size() == 3; }));
+  CHECK(std::chrono::steady_clock::now() - asked_at < 500ms);  // its own deadline, not that of the first request
   CHECK(answers["echo"] == "|re: hi");
   CHECK(answers["nobody"] == "no_responders|");
   CHECK(answers["mute"] == "timeout|");
