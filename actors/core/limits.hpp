@@ -57,6 +57,11 @@ inline constexpr auto mass_silence_window = 10s;
 inline constexpr auto mass_silence_max = 5min;
 inline constexpr int mass_silence_percent = 5;
 inline constexpr int mass_silence_connectors_min = 20;
+inline constexpr auto dial_answer_max = 10s;            // from the dialer, its queue included; then: never dialled
+inline constexpr int challenges_max = 4;                // outstanding, per connector
+inline constexpr int attachment_wishes_max = 1024;      // not stored yet, per connector; tunnels ask again
+inline constexpr int attachment_batch = 256;            // attachments per transition
+inline constexpr int set_changes_max = 64;              // steps of the set kept for increments; else the whole set
 
 // ---- gateways ----
 inline constexpr auto gateway_stalled_after = 5s;
