@@ -61,6 +61,7 @@ struct changes {
   revision_t revision = 0;     ///< the partition's revision in the same snapshot
   epoch_t epoch = 0;
   std::vector<v1::Row> rows;   ///< tombstones included
+  revision_t tombstones_from = -1;  ///< deletions after this revision are all in `rows` (complete only); -1: not said
 };
 
 // ---- placement's part of the store ----
