@@ -219,12 +219,21 @@ maybe ready_obstacle(const status_inputs& in, const std::vector<std::string>& co
   if (auto o = lifecycle_obstacle(in.tunnel)) return o;
   if (auto o = accepted_obstacle(in.tunnel)) return o;
   if (auto o = programmed_obstacle(in.tunnel)) return o;
-  if (auto o = first_of(connectors, [&](auto& name) { return connector_obstacle(in, name); })) return o;
-  if (auto o = first_of(connectors, [&](auto& name) { return attachment_obstacle(in, name); })) return o;
+  // What certainly stands in the way is said first; what is only not known comes after it.
+  maybe doubt;
+  for (const auto& name : connectors) {
+    auto o = connector_obstacle(in, name);
+    if (!o) o = attachment_obstacle(in, name);
+    if (!o) o = target_obstacle(in, name);
+    if (!o || o->status != status_false)
+      if (auto unsure = connector_doubt(in, name)) o = std::move(unsure);
+    if (o && o->status == status_false) return o;
+    if (o && !doubt) doubt = std::move(o);
+  }
   if (auto o = plan_obstacle(in)) return o;
-  if (auto o = gateways_obstacle(gateways)) return o;
-  if (auto o = targets_obstacle(in, connectors)) return o;
-  return first_of(connectors, [&](auto& name) { return connector_doubt(in, name); });
+  auto o = gateways_obstacle(gateways);
+  if (o && (o->status == status_false || !doubt)) return o;
+  return doubt;
 }
 
 // The moment of the newest fact that a first derivation rests on: since then it has been like this.

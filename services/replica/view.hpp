@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -15,7 +16,9 @@
 #include <vector>
 
 #include "actors/core/ids.hpp"
+#include "actors/partition/acks.hpp"
 #include "actors/tunnel/routing.hpp"
+#include "actors/tunnel/status.hpp"
 #include "warren/bus/v1/bus.pb.h"
 #include "warren/core/v1/rows.pb.h"
 
@@ -38,18 +41,50 @@ struct partition_state {
   std::int64_t heard_at_ms = 0;  ///< steady clock: when the owner last said which revision it has
 };
 
+/// Conditions that many readers share without copying; reads as a const vector.
+class condition_list {
+public:
+  condition_list() : all_(std::make_shared<const std::vector<v1::Condition>>()) {}
+  condition_list(std::vector<v1::Condition> all)  // NOLINT: implicit, it is one
+      : all_(std::make_shared<const std::vector<v1::Condition>>(std::move(all))) {}
+  operator const std::vector<v1::Condition>&() const { return *all_; }  // NOLINT: implicit, it is one
+  const std::vector<v1::Condition>& operator*() const { return *all_; }
+  auto begin() const { return all_->begin(); }
+  auto end() const { return all_->end(); }
+  std::size_t size() const { return all_->size(); }
+  bool empty() const { return all_->empty(); }
+  const v1::Condition& operator[](std::size_t i) const { return (*all_)[i]; }
+  const v1::Condition& at(std::size_t i) const { return all_->at(i); }
+  /// The condition of that type; nullptr: there is none.
+  const v1::Condition* of_type(std::string_view type) const { return tunnel::condition_of(*all_, type); }
+
+private:
+  std::shared_ptr<const std::vector<v1::Condition>> all_;
+};
+
 /// What follows from rows and acknowledgements (actors/tunnel/status).
 struct derived_tunnel {
   tunnel::route_plan plan;
   revision_t routed_revision = 0;        ///< the revision at which `plan` (or a cluster under it) last changed
-  std::vector<v1::Condition> conditions; ///< all five, in the order of tunnels.md
+  condition_list conditions;             ///< all five, in the order of tunnels.md
+  tunnel::gateway_knowledge gateways;    ///< what its gateways are known to run
+  revision_t changed_revision = 0;       ///< the partition's revision when a condition last changed
+  std::int64_t changed_wall_ms = 0;      ///< and the time
+  std::uint64_t route_print = 0, cluster_print = 0;  ///< of what gateways route; change with it
 };
 
-/// Where a gateway is, as its instance last reported it for one partition.
-struct gateway_ack {
-  busv1::GatewayAck report;
-  std::int64_t received_at_ms = 0;  ///< steady clock; a report ends with its instance's lease (3 s)
-  std::int64_t since_ms = 0;        ///< wall clock: when `state` last changed
+using gateway_ack = gateway_report;  ///< actors/partition/acks.hpp
+
+/// Tunnels and connectors that are gone, for watches that resume; for an hour, and bounded.
+struct deletions {
+  struct deleted {
+    revision_t revision = 0;
+    std::int64_t wall_ms = 0;
+    row_ptr<v1::TunnelRow> tunnel;        ///< either; of one that went before our time only key and uid are known
+    row_ptr<v1::ConnectorRow> connector;
+  };
+  revision_t complete_after = 0;  ///< every deletion after this revision is in `all`
+  std::deque<deleted> all;        ///< in order of revisions
 };
 
 struct tables {
@@ -67,6 +102,8 @@ struct tables {
   std::map<partition_id, std::map<std::string, gateway_ack>> acks;   ///< by gateway
   bool warm = false;                                                 ///< every partition is
   bool gateways_settled = false;
+  std::map<partition_id, deletions> deleted;
+  std::uint64_t serial = 0;  ///< of the last change_set
 
   const v1::TunnelRow* tunnel(const std::string& project, const std::string& name) const;
   const v1::ConnectorRow* connector(const std::string& project, const std::string& name) const;
@@ -74,6 +111,13 @@ struct tables {
                                       const std::string& tunnel_uid, std::int64_t generation) const;
   /// routing.hpp over these tables.
   tunnel::route_plan plan(const v1::TunnelRow& t) const;
+  /// The links between a visitor and the tunnel's targets (actors/tunnel/status). Empty: no such tunnel.
+  std::vector<tunnel::chain_link> explain(const std::string& project, const std::string& name,
+                                          std::int64_t wall_ms) const;
+  /// Milliseconds since the owner, or the store, last said which revision `partition` has; -1: never yet.
+  std::int64_t age_ms(partition_id partition, std::int64_t steady_ms) const;
+  /// Of the partition that is behind most; -1: one has never been heard of.
+  std::int64_t age_ms(std::int64_t steady_ms) const;
 };
 
 /// What one applied message changed. `before` rows are gone from the tables; names may be deleted ones.
@@ -88,6 +132,10 @@ struct change_set {
   std::set<std::string> hostnames;       ///< claims that changed
   std::set<std::string> gateways, gateway_classes, connector_classes;
   bool acks = false;                     ///< only acknowledgements moved
+  std::uint64_t serial = 0;              ///< counts change_sets
+  /// What `tunnels` and `connectors` were; nullptr: they did not exist.
+  std::map<entity_key, row_ptr<v1::TunnelRow>> tunnels_before;
+  std::map<entity_key, row_ptr<v1::ConnectorRow>> connectors_before;
 };
 
 /// Thread-safe. Subscribers are called on the writer's thread, in order of revisions, without the lock
@@ -103,6 +151,7 @@ public:
 
   /// Returns a token for unsubscribe.
   int subscribe(subscriber s);
+  /// The subscriber is not called any more once this returns (on its own thread: after the present call).
   void unsubscribe(int token);
 
   /// Calls `then` once the copy has `revision` of `partition` (at once when it has), from the writer's
@@ -117,7 +166,10 @@ public:
   applied apply(const busv1::Revision& hint, std::int64_t steady_ms, std::int64_t wall_ms);
   /// Rows read from the store; `complete`: what is not in it does not exist.
   void apply_fetched(partition_id partition, bool complete, revision_t revision, epoch_t epoch,
-                     const std::vector<v1::Row>& rows, std::int64_t steady_ms, std::int64_t wall_ms);
+                     const std::vector<v1::Row>& rows, std::int64_t steady_ms, std::int64_t wall_ms,
+                     revision_t tombstones_from = -1);
+  /// What to ask the store for after a gap: changes after this revision; 0: everything.
+  revision_t fetch_after(partition_id partition) const;
   void apply_ack(const busv1::GatewayAck& ack, std::int64_t steady_ms, std::int64_t wall_ms);
   /// Expires reports and waits; called about ten times a second.
   void tick(std::int64_t steady_ms, std::int64_t wall_ms);
@@ -125,12 +177,43 @@ public:
 
 private:
   struct waiting;
+  struct work;  // what one message touches, while it is applied
+
+  void apply_row(work& w, const v1::Row& row, bool complete);
+  void forget(work& w, const v1::TombstoneRow& gone);
+  void forget_unseen(work& w);
+  void put(work& w, row_ptr<v1::TunnelRow> row);
+  void put(work& w, row_ptr<v1::ConnectorRow> row);
+  void put(work& w, row_ptr<v1::AttachmentRow> row);
+  void put(work& w, row_ptr<v1::HostnameClaimRow> row);
+  void erase_tunnel(work& w, const entity_key& key);
+  void erase_connector(work& w, const entity_key& key);
+  void erase_attachment(work& w, const attachment_key& key);
+  void erase_claim(work& w, const std::string& hostname);
+  void derive(work& w);
+  void derive_one(work& w, const entity_key& key);
+  void derive_class(work& w, const std::string* gateway_class);
+  void finish(work& w);
+  bool is_settled(partition_id partition, const std::string& gateway_class) const;
+  void settle(std::int64_t steady_ms, std::int64_t wall_ms, std::vector<work>& works);
+  void prune_deletions(std::int64_t wall_ms);
   void notify(const change_set& c);
+  void wake(partition_id partition, revision_t revision);
 
   mutable std::shared_mutex mutex_;
   tables tables_;
-  std::mutex subscribers_mutex_;
-  std::map<int, subscriber> subscribers_;
+  // Guarded by mutex_, the writer's own:
+  std::map<partition_id, std::set<std::string>> projects_;       // with rows in this partition
+  std::map<partition_id, std::set<std::string>> claims_;         // host names
+  std::map<partition_id, std::set<entity_key>> behind_;          // tunnels whose gateways do not run the newest
+  std::set<std::pair<partition_id, std::string>> settled_;       // gateway classes that have been heard
+  std::map<partition_id, revision_t> lineage_seen_;              // a newer one than ours: read everything
+  int partitions_ = 0;
+  std::int64_t started_ms_ = 0;
+  std::int64_t pruned_at_ms_ = 0;
+
+  std::recursive_mutex subscribers_mutex_;
+  std::map<int, std::shared_ptr<subscriber>> subscribers_;
   int next_token_ = 1;
   std::multimap<partition_id, std::shared_ptr<waiting>> waiting_;
   std::mutex waiting_mutex_;
