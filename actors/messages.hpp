@@ -141,8 +141,9 @@ struct silence_report {
   std::string project, name;
   bool online = false, silent = false;
 };
-/// An entity has nothing owed and nobody asking: its partition may let it go.
-struct idle_notice { std::string kind, project, name; };
+/// An entity has nothing owed and nobody asking: its partition may let it go. `again`: it was let go while
+/// something reached it that leaves it owing, so a fresh one has to go on from its row.
+struct idle_notice { std::string kind, project, name; bool again = false; };
 /// entity -> partition: please carry this to another entity of the same project, activating it.
 struct route_to_connector {
   std::string project, name;

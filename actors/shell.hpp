@@ -101,14 +101,17 @@ template <class Self> void arm(Self* self, std::int64_t at_ms) {
 
 /// Called first in an entity's actor: it ends with its partition, and whoever still waits hears `not_owner`
 /// (a dropped promise would be a silence until the asker's timeout).
-template <class Self> void begin(Self* self) {
+template <class Traits, class Self> void begin(Self* self) {
   self->monitor(self->state.ctx.partition);
   self->set_down_handler([self](const caf::down_msg&) {
     answer_all(self, errc::not_owner, "the partition has moved");
     self->quit();
   });
   self->set_exit_handler([self](caf::exit_msg& m) {
+    auto& s = self->state;
     answer_all(self, errc::not_owner, "let go; try again");
+    if (m.reason == caf::exit_reason::user_shutdown && s.armed_ms != 0 && s.idle_since_ms == 0)
+      self->send(s.ctx.partition, idle_notice{Traits::kind(s.machine), s.project, s.name, true});
     self->quit(std::move(m.reason));
   });
 }

@@ -392,6 +392,11 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
       },
       [self](const idle_notice& n) {
         auto& st = self->state;
+        if (n.again) {
+          if (n.kind == "tunnel") find_tunnel(self, n.project, n.name);
+          else if (n.kind == "connector") find_connector(self, n.project, n.name);
+          return;
+        }
         st.waiting.erase({n.project, n.name});
         if (n.kind == "tunnel") let_go(self, st.tunnels, {n.project, n.name});
         else if (n.kind == "connector") let_go(self, st.connectors, {n.project, n.name});

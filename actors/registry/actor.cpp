@@ -36,7 +36,7 @@ registry_actor::behavior_type actor(registry_actor::stateful_pointer<actor_state
   auto& s = self->state;
   s.machine = initial(ctx.id, std::move(kind), name);
   s.ctx = std::move(ctx);
-  shell::begin(self);
+  shell::begin<traits>(self);
   s.name = std::move(name);
   shell::reload<traits>(self, false, false);
   return {

@@ -36,7 +36,7 @@ tunnel_actor::behavior_type actor(tunnel_actor::stateful_pointer<actor_state> se
   auto& s = self->state;
   s.machine = initial(ctx.id, ctx.epoch, project, name);
   s.ctx = std::move(ctx);
-  shell::begin(self);
+  shell::begin<traits>(self);
   s.project = std::move(project);
   s.name = std::move(name);
   if (!preloaded) shell::reload<traits>(self, false, false);
