@@ -42,6 +42,7 @@ constexpr std::string_view internal_listener = "connector-direct";
 constexpr std::string_view agents_cluster = "agents-by-metadata";
 constexpr int connect_timeout_seconds = 5;
 constexpr int websocket_idle_seconds = 3600;   // also of a CONNECT tunnel
+constexpr std::int64_t idle_ms_max = 7 * 24 * 3600 * 1000;  // Envoy refuses durations that it cannot hold
 constexpr int pool_idle_seconds = 60;          // of a connection without a request
 constexpr std::uint32_t breaker_max = 1'000'000;  // far above what an agent takes: its limit is not ours
 
@@ -247,7 +248,8 @@ class_settings settings_of(const v1::GatewayClassRow& row) {
     if (parse_ip_port(l)) out.listen.push_back(l);
   std::sort(out.listen.begin(), out.listen.end());
   out.listen.erase(std::unique(out.listen.begin(), out.listen.end()), out.listen.end());
-  if (row.stream_idle_timeout_ms() > 0) out.stream_idle_timeout_ms = row.stream_idle_timeout_ms();
+  if (row.stream_idle_timeout_ms() > 0)
+    out.stream_idle_timeout_ms = std::min<std::int64_t>(row.stream_idle_timeout_ms(), idle_ms_max);
   return out;
 }
 

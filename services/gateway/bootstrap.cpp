@@ -1,0 +1,111 @@
+// services/gateway/bootstrap.cpp -- the configuration that an Envoy starts with to become a gateway. No I/O.
+#include "services/gateway/bootstrap.hpp"
+
+#include <array>
+#include <string_view>
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+
+namespace warren::gateway {
+
+namespace {
+
+bool is_ip(const std::string& host) {
+  std::array<unsigned char, sizeof(in6_addr)> parsed{};
+  return inet_pton(AF_INET, host.c_str(), parsed.data()) == 1 || inet_pton(AF_INET6, host.c_str(), parsed.data()) == 1;
+}
+
+constexpr std::string_view text = R"yaml(# Envoy as a Warren gateway. Start it with: envoy -c THIS_FILE
+
+node:
+  # The name under which the gateway is registered (warrenctl gateway create); any other is refused.
+  id: "{gateway}"
+  # Shown by `warrenctl gateway list`; yours to change, and so is a locality (region, zone, sub_zone).
+  cluster: warren
+  metadata:
+    # Must be the class of the registration: a mistake shows here and not as somebody else's routes.
+    warren_class: "{gateway_class}"
+
+# Statistics are brought up to date when they are read. Doing it every 5 s would hold the main thread for as long
+# as a change of routes may take.
+stats_flush_on_admin: true
+stats_config:
+  # Envoy keeps a tree of statistics per route configuration and per connector. This is what an operator reads;
+  # without it each tunnel costs memory for numbers that nobody looks at.
+  stats_matcher:
+    inclusion_list:
+      patterns:
+      - prefix: "http.visitors.downstream_"
+      - prefix: "http.visitors.rq_"
+      - prefix: "http.visitors.no_route"
+      - prefix: "http.visitors.tracing"
+      - prefix: "cluster.warren-ads."
+      - prefix: "cluster.agents-by-metadata."
+      - prefix: "cluster_manager."
+      - prefix: "listener_manager."
+      - prefix: "control_plane."
+      - prefix: "server."
+      - prefix: "tcp.connector-direct."
+
+bootstrap_extensions:
+# Connectors are dialled through a listener inside Envoy (connector-direct), which needs this.
+- name: envoy.bootstrap.internal_listener
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener
+
+dynamic_resources:
+  # Everything comes over one stream to Warren: clusters, listeners (with the access log: one JSON line per
+  # request on standard output), scoped routes and routes.
+  ads_config:
+    api_type: DELTA_GRPC  # only what changes is sent
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services:
+    - envoy_grpc:
+        cluster_name: warren-ads
+        # After the control plane was away, back within a second; visitors are served meanwhile.
+        retry_policy:
+          retry_back_off: {{base_interval: 0.1s, max_interval: 1s}}
+  cds_config: {{ads: {{}}, resource_api_version: V3}}
+  lds_config: {{ads: {{}}, resource_api_version: V3}}
+
+static_resources:
+  clusters:
+  # Where the control plane is.
+  - name: warren-ads
+    type: {type}
+    connect_timeout: 1s
+    load_assignment:
+      cluster_name: warren-ads
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: "{xds_host}", port_value: {xds_port}}}}}}}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config:
+          http2_protocol_options:
+            # Finds out that the control plane's machine is gone. The timeout leaves time to load many connectors.
+            connection_keepalive: {{interval: 5s, timeout: 20s}}
+
+# Statistics and state for the operator. Whoever reaches it can stop Envoy: keep it on loopback.
+admin:
+  address: {{socket_address: {{address: "{admin_host}", port_value: {admin_port}}}}}
+)yaml";
+
+}  // namespace
+
+std::string bootstrap_yaml(const std::string& gateway, const std::string& gateway_class, const std::string& xds_host,
+                           int xds_port, const std::string& admin_address) {
+  const auto colon = admin_address.rfind(':');
+  auto admin_host = admin_address.substr(0, colon);
+  if (admin_host.size() > 2 && admin_host.front() == '[') admin_host = admin_host.substr(1, admin_host.size() - 2);
+  const auto admin_port = colon == std::string::npos ? std::string{"0"} : admin_address.substr(colon + 1);
+  return fmt::format(text, fmt::arg("gateway", gateway), fmt::arg("gateway_class", gateway_class),
+                     fmt::arg("xds_host", xds_host), fmt::arg("xds_port", xds_port),
+                     fmt::arg("type", is_ip(xds_host) ? "STATIC" : "STRICT_DNS"), fmt::arg("admin_host", admin_host),
+                     fmt::arg("admin_port", admin_port));
+}
+
+}  // namespace warren::gateway

@@ -1,0 +1,224 @@
+// services/gateway/catalogue.cpp -- everything that gateways are told, compiled once for all of them. No I/O.
+#include "services/gateway/catalogue.hpp"
+
+#include <algorithm>
+
+namespace warren::gateway {
+
+namespace {
+
+template <class Map, class Key> auto row_at(const Map& rows, const Key& key) -> decltype(rows.begin()->second.get()) {
+  const auto it = rows.find(key);
+  return it == rows.end() ? nullptr : it->second.get();
+}
+
+tunnel::route_plan plan_of(const replica::tables& t, const v1::TunnelRow& row) {
+  return tunnel::plan_routes(
+      row, [&](const std::string& name) { return row_at(t.connectors, replica::entity_key{row.project(), name}); },
+      [&](const std::string& connector, const std::string& uid, std::int64_t generation) {
+        return row_at(t.attachments, replica::attachment_key{row.project(), connector, uid, generation});
+      });
+}
+
+/// The claim that makes a host name lead to this row, if the row is the one that the claim means.
+const v1::TunnelRow* routed_tunnel(const replica::tables& t, const v1::HostnameClaimRow& claim) {
+  const auto* row = row_at(t.tunnels, replica::entity_key{claim.project(), claim.tunnel()});
+  if (row == nullptr || row->uid() != claim.tunnel_uid() || row->has_delete_time()) return nullptr;
+  return row;
+}
+
+bool has_claim(const replica::tables& t, const v1::TunnelRow& row) {
+  return std::any_of(row.hostnames().begin(), row.hostnames().end(), [&](const std::string& host) {
+    const auto* claim = row_at(t.claims, host);
+    return claim != nullptr && routed_tunnel(t, *claim) == &row;
+  });
+}
+
+}  // namespace
+
+/// What is to be compiled, and at which revision it counts as changed.
+struct catalogue::work {
+  std::set<replica::entity_key> tunnels, connectors;
+  std::set<std::string> hostnames, classes;
+  partition_id partition = 0;
+  revision_t revision = 0;
+};
+
+void catalogue::put(std::vector<change>& out, std::map<std::string, entry>& into, const std::string& gateway_class,
+                    kind k, const std::string& name, entry e, revision_t revision) {
+  const auto it = into.find(name);
+  const bool same = it == into.end() ? e.what == nullptr
+                                     : e.what != nullptr && it->second.what->version == e.what->version;
+  const auto partition = e.what ? e.partition : it == into.end() ? 0 : it->second.partition;
+  if (e.what == nullptr) {
+    if (it != into.end()) into.erase(it);
+  } else if (same) {
+    // The bytes are the same, whoever they belong to may be another incarnation.
+    e.what = it->second.what;
+    it->second = std::move(e);
+  } else {
+    into[name] = std::move(e);
+  }
+  if (!same) out.push_back({gateway_class, k, name, partition, revision});
+}
+
+std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
+  std::vector<change> out;
+
+  for (const auto& name : w.classes) {
+    const auto* row = row_at(t.gateway_classes, name);
+    auto& c = classes_[name];
+    c.direct = row != nullptr && row->dial_mode() == "direct";
+    c.settings = row ? settings_of(*row) : class_settings{};
+    std::map<std::string, resource_ptr> wanted;
+    if (c.direct)
+      for (auto& l : compile_listeners(c.settings)) wanted.emplace(l->name, l);
+    for (const auto& [known, unused] : c.listeners) wanted.try_emplace(known, nullptr);
+    for (auto& [listener, what] : wanted)
+      put(out, c.listeners, name, kind::listener, listener, {.what = what, .partition = row ? row->partition() : 0},
+          w.revision);
+    // A class's settings are part of each of its routes.
+    for (const auto& [key, tunnel] : t.tunnels)
+      if (tunnel->gateway_class() == name) {
+        w.tunnels.insert(key);
+        w.hostnames.insert(tunnel->hostnames().begin(), tunnel->hostnames().end());
+      }
+  }
+
+  for (const auto& key : w.connectors) {
+    const auto name = cluster_name(key.first, key.second);
+    const auto* row = row_at(t.connectors, key);
+    const bool was = clusters_.count(name) != 0;
+    auto what = row ? compile_cluster(*row) : nullptr;
+    if (was != (what != nullptr))
+      if (const auto it = t.tunnels_by_connector.find(key); it != t.tunnels_by_connector.end())
+        for (const auto& tunnel : it->second) w.tunnels.insert({key.first, tunnel});
+    put(out, clusters_, "", kind::cluster, name,
+        {.what = std::move(what), .partition = row ? row->partition() : w.partition,
+         .connector = key.first + "/" + key.second},
+        w.revision);
+  }
+
+  // A tunnel that changes class or goes takes its host names along.
+  for (const auto& key : w.tunnels)
+    if (const auto* row = row_at(t.tunnels, key))
+      w.hostnames.insert(row->hostnames().begin(), row->hostnames().end());
+  for (const auto& host : w.hostnames)
+    if (const auto* claim = row_at(t.claims, host)) w.tunnels.insert({claim->project(), claim->tunnel()});
+
+  for (const auto& key : w.tunnels) {
+    const auto name = route_name(key.first, key.second);
+    const auto* row = row_at(t.tunnels, key);
+    const bool routed = row != nullptr && !row->has_delete_time() && has_claim(t, *row);
+    const auto was = class_of_tunnel_.find(key);
+    if (was != class_of_tunnel_.end() && (!routed || was->second != row->gateway_class())) {
+      put(out, classes_[was->second].routes, was->second, kind::route, name, {}, w.revision);
+      class_of_tunnel_.erase(was);
+    }
+    if (!routed) continue;
+    auto& c = classes_[row->gateway_class()];
+    auto what = compile_route(
+        *row, plan_of(t, *row),
+        [&](const std::string& connector) { return clusters_.count(cluster_name(row->project(), connector)) != 0; },
+        c.settings);
+    if (what) class_of_tunnel_[key] = row->gateway_class();
+    put(out, c.routes, row->gateway_class(), kind::route, name,
+        {.what = std::move(what), .partition = row->partition(), .tunnel_uid = row->uid()}, w.revision);
+  }
+
+  for (const auto& host : w.hostnames) {
+    const auto* claim = row_at(t.claims, host);
+    const auto* row = claim ? routed_tunnel(t, *claim) : nullptr;
+    const auto was = class_of_scope_.find(host);
+    if (was != class_of_scope_.end() && (row == nullptr || was->second != row->gateway_class())) {
+      put(out, classes_[was->second].scopes, was->second, kind::scope, host, {}, w.revision);
+      class_of_scope_.erase(was);
+    }
+    if (row == nullptr) continue;
+    auto& c = classes_[row->gateway_class()];
+    const auto route = route_name(row->project(), row->name());
+    // A scope without its route configuration would hold Envoy's answer back for ever.
+    auto what = c.routes.count(route) ? compile_scope(*claim) : nullptr;
+    if (what) class_of_scope_[host] = row->gateway_class();
+    put(out, c.scopes, row->gateway_class(), kind::scope, host,
+        {.what = std::move(what), .partition = row->partition(), .tunnel_uid = row->uid(), .route = route}, w.revision);
+  }
+  return out;
+}
+
+std::vector<change> catalogue::rebuild(const replica::tables& t) {
+  work w;
+  w.revision = 1;  // when it changed is not known: as early as can be
+  for (const auto& [key, row] : t.tunnels) w.tunnels.insert(key);
+  for (const auto& [key, name] : class_of_tunnel_) w.tunnels.insert(key);
+  for (const auto& [key, row] : t.connectors) w.connectors.insert(key);
+  for (const auto& [name, e] : clusters_) {
+    const auto slash = e.connector.find('/');
+    if (slash != std::string::npos) w.connectors.insert({e.connector.substr(0, slash), e.connector.substr(slash + 1)});
+  }
+  for (const auto& [host, row] : t.claims) w.hostnames.insert(host);
+  for (const auto& [host, name] : class_of_scope_) w.hostnames.insert(host);
+  for (const auto& [name, row] : t.gateway_classes) w.classes.insert(name);
+  for (const auto& [name, c] : classes_) w.classes.insert(name);
+  auto out = compile(t, w);
+  auto agents = compile_agents_cluster();
+  put(out, clusters_, "", kind::cluster, agents->name, {.what = agents}, w.revision);
+  for (const auto& [p, state] : t.partitions) processed_[p] = std::max(processed_[p], state.revision);
+  return out;
+}
+
+std::vector<change> catalogue::apply(const replica::tables& t, const replica::change_set& c) {
+  std::vector<change> out;
+  auto& processed = processed_[c.partition];
+  if (c.rebuilt) {
+    const auto before = processed_;
+    out = rebuild(t);
+    // Somewhere between what was applied and what is there.
+    for (auto& one : out) {
+      const auto it = before.find(one.partition);
+      one.revision = it == before.end() ? 1 : it->second + 1;
+    }
+    for (auto& [p, revision] : processed_)
+      if (p != c.partition)
+        if (const auto it = before.find(p); it != before.end()) revision = it->second;
+    processed_[c.partition] = std::max(processed_[c.partition], c.revision);
+    return out;
+  }
+  work w;
+  w.partition = c.partition;
+  w.revision = std::max<revision_t>(c.revision, 1);
+  w.tunnels = c.routes;
+  w.tunnels.insert(c.tunnels.begin(), c.tunnels.end());
+  w.connectors = c.connectors;
+  w.hostnames = c.hostnames;
+  w.classes = c.gateway_classes;
+  if (!w.tunnels.empty() || !w.connectors.empty() || !w.hostnames.empty() || !w.classes.empty()) out = compile(t, w);
+  processed = std::max(processed, c.revision);
+  return out;
+}
+
+const entry* catalogue::find(const std::string& gateway_class, kind k, const std::string& name) const {
+  const auto& all = entries(gateway_class, k);
+  const auto it = all.find(name);
+  return it == all.end() ? nullptr : &it->second;
+}
+
+const class_catalogue* catalogue::find_class(const std::string& name) const {
+  const auto it = classes_.find(name);
+  return it == classes_.end() ? nullptr : &it->second;
+}
+
+const std::map<std::string, entry>& catalogue::entries(const std::string& gateway_class, kind k) const {
+  static const std::map<std::string, entry> none;
+  if (k == kind::cluster) return clusters_;
+  const auto* c = find_class(gateway_class);
+  if (c == nullptr) return none;
+  return k == kind::listener ? c->listeners : k == kind::route ? c->routes : c->scopes;
+}
+
+revision_t catalogue::processed(partition_id p) const {
+  const auto it = processed_.find(p);
+  return it == processed_.end() ? 0 : it->second;
+}
+
+}  // namespace warren::gateway

@@ -1,0 +1,69 @@
+// services/gateway/catalogue.hpp -- everything that gateways are told, compiled once for all of them, and what a
+// change of rows changes in it. Reads the replica's tables, no I/O. One thread.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "actors/core/ids.hpp"
+#include "services/gateway/compile.hpp"
+#include "services/replica/view.hpp"
+
+namespace warren::gateway {
+
+/// A resource and whose it is.
+struct entry {
+  resource_ptr what;
+  partition_id partition = 0;
+  std::string tunnel_uid;  ///< of a route or scope
+  std::string connector;   ///< "project/name", of a cluster
+  std::string route;       ///< of a scope: the route configuration that it names
+};
+
+/// What every gateway of one class shall run.
+struct class_catalogue {
+  class_settings settings;
+  bool direct = false;                         ///< dial mode; other modes are not served
+  std::map<std::string, entry> listeners, routes, scopes;
+};
+
+/// A resource that changed, appeared or went, for the gateways of one class (all classes: empty).
+struct change {
+  std::string gateway_class;
+  kind type = kind::cluster;
+  std::string name;
+  partition_id partition = 0;
+  revision_t revision = 0;
+};
+
+/// Applies the replica's changes in order; each call tells what is different for gateways.
+class catalogue {
+public:
+  /// Compiles everything; before the first call nothing is known.
+  std::vector<change> rebuild(const replica::tables& t);
+  /// Compiles what the change names.
+  std::vector<change> apply(const replica::tables& t, const replica::change_set& c);
+
+  const entry* find(const std::string& gateway_class, kind k, const std::string& name) const;
+  const class_catalogue* find_class(const std::string& name) const;
+  const std::map<std::string, entry>& entries(const std::string& gateway_class, kind k) const;
+  /// The revision up to which a partition's changes have been applied.
+  revision_t processed(partition_id p) const;
+  const std::map<partition_id, revision_t>& processed() const { return processed_; }
+
+private:
+  struct work;
+  std::vector<change> compile(const replica::tables& t, work& w);
+  void put(std::vector<change>& out, std::map<std::string, entry>& into, const std::string& gateway_class, kind k,
+           const std::string& name, entry e, revision_t revision);
+
+  std::map<std::string, entry> clusters_;
+  std::map<std::string, class_catalogue> classes_;
+  std::map<replica::entity_key, std::string> class_of_tunnel_;    ///< where its route is
+  std::map<std::string, std::string> class_of_scope_;             ///< by host name
+  std::map<partition_id, revision_t> processed_;
+};
+
+}  // namespace warren::gateway

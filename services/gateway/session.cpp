@@ -1,0 +1,458 @@
+// services/gateway/session.cpp -- one gateway's delta stream as a state machine. No I/O, no clock, no thread.
+#include "services/gateway/session.hpp"
+
+#include <algorithm>
+
+#include "actors/core/limits.hpp"
+
+namespace warren::gateway {
+
+namespace {
+
+constexpr std::size_t batch_names_max = 1000;        // in one response
+constexpr std::size_t batch_bytes_max = 1024 * 1024;
+constexpr std::size_t routes_under_way_max = 256;
+constexpr std::size_t message_bytes_max = 1024;      // of a gateway's own words
+constexpr std::size_t name_bytes_max = 512;
+constexpr std::size_t foreign_names_max = 200'000;   // subscribed or listed by the gateway
+
+/// Additions in this order; see poll().
+constexpr std::array order{kind::cluster, kind::listener, kind::route, kind::scope};
+
+}  // namespace
+
+std::string_view to_string(stream_state s) {
+  constexpr std::array<std::string_view, 4> names{"connecting", "caught_up", "stalled", "gone"};
+  return names.at(static_cast<std::size_t>(s));
+}
+
+session::session(const catalogue& c, std::string gateway_class) : catalogue_{c}, class_{std::move(gateway_class)} {
+  // Until the gateway says otherwise it has nothing, and how old that state is does not matter.
+  for (auto k : order)
+    for (const auto& [name, e] : catalogue_.entries(class_, k)) {
+      auto& n = types_[index(k)].names[name];
+      n.partition = e.partition;
+      n.baseline = true;
+      ++baseline_left_;
+      set_pending(n, 1);
+    }
+}
+
+// ---- in ----
+
+std::string session::request(const discovery::DeltaDiscoveryRequest& r, std::int64_t now_ms) {
+  const auto k = kind_from(r.type_url());
+  // Other types are nobody's error (Envoy may ask for secrets); they are never answered.
+  if (!k) return {};
+  auto& t = types_[index(*k)];
+  if (t.subscribed.size() + static_cast<std::size_t>(r.resource_names_subscribe_size()) > foreign_names_max ||
+      static_cast<std::size_t>(r.initial_resource_versions_size()) > foreign_names_max)
+    return "more names than a gateway can have";
+  for (const auto& name : r.resource_names_subscribe())
+    if (name.size() > name_bytes_max) return "a name is longer than any of ours";
+  for (const auto& [name, version] : r.initial_resource_versions())
+    if (name.size() > name_bytes_max || version.size() > name_bytes_max) return "a name is longer than any of ours";
+
+  if (!r.response_nonce().empty()) answer(*k, r.response_nonce(), r, now_ms);
+  if (!t.known) {
+    first_request(*k, r);
+  } else {
+    for (const auto& name : r.resource_names_subscribe()) subscribe(*k, name);
+    for (const auto& name : r.resource_names_unsubscribe()) {
+      if (name == "*") t.wildcard = false;
+      t.subscribed.erase(name);
+      drop_if_idle(*k, name);
+    }
+  }
+  update_state(now_ms);
+  return {};
+}
+
+void session::first_request(kind k, const discovery::DeltaDiscoveryRequest& r) {
+  auto& t = types_[index(k)];
+  t.known = true;
+  for (const auto& name : r.resource_names_subscribe()) {
+    if (name == "*") t.wildcard = true;
+    else t.subscribed.insert(name);
+  }
+  if (r.resource_names_subscribe().empty() && k != kind::route) t.wildcard = true;
+  t.owes_answer = t.wildcard && r.initial_resource_versions().empty();
+  for (const auto& [name, version] : r.initial_resource_versions()) {
+    const auto [it, added] = t.names.try_emplace(name);
+    it->second.acked = version;
+    // Something that is not ours any more: taken away before the gateway has caught up.
+    if (added && k != kind::route && covers(t, name)) {
+      it->second.baseline = true;
+      ++baseline_left_;
+      set_pending(it->second, 1);
+    }
+  }
+  for (const auto& name : t.subscribed) {
+    auto& n = t.names[name];
+    if (n.acked.empty()) n.must_answer = true;
+  }
+  for (auto& [name, n] : t.names)
+    if (covers(t, name)) weigh(k, name, n, 1);
+}
+
+void session::subscribe(kind k, const std::string& name) {
+  auto& t = types_[index(k)];
+  if (name == "*") {
+    t.wildcard = true;
+    t.owes_answer = true;
+  } else {
+    t.subscribed.insert(name);
+  }
+  const auto again = [&](const std::string& one, name_state& n) {
+    n.acked.clear();
+    n.must_answer = true;
+    n.refused_version.clear();
+    weigh(k, one, n, 0);
+  };
+  if (name == "*") {
+    for (auto& [one, n] : t.names) again(one, n);
+  } else {
+    again(name, t.names[name]);
+  }
+}
+
+void session::changed(const change& c) {
+  if (!c.gateway_class.empty() && c.gateway_class != class_) return;
+  auto& n = types_[index(c.type)].names[c.name];
+  set_partition(n, c.partition);
+  weigh(c.type, c.name, n, std::max<revision_t>(c.revision, 1));
+  drop_if_idle(c.type, c.name);
+  // A scope refused for good leaves its route without a subscription; a new one brings it back.
+  if (c.type == kind::scope)
+    if (const auto* e = catalogue_.find(class_, kind::scope, c.name))
+      if (const auto it = types_[index(kind::route)].names.find(e->route); it != types_[index(kind::route)].names.end())
+        weigh(kind::route, e->route, it->second, std::max<revision_t>(c.revision, 1));
+}
+
+void session::tick(std::int64_t now_ms) { update_state(now_ms); }
+
+// ---- what has to be sent ----
+
+bool session::covers(const type_state& t, const std::string& name) const {
+  return t.known && (t.wildcard || t.subscribed.count(name) != 0);
+}
+
+std::string session::target_version(kind k, const std::string& name) const {
+  const auto* e = catalogue_.find(class_, k, name);
+  return e ? e->what->version : std::string{};
+}
+
+void session::weigh(kind k, const std::string& name, name_state& n, revision_t revision) {
+  auto& t = types_[index(k)];
+  const auto target = target_version(k, name);
+  if (const auto* e = catalogue_.find(class_, k, name)) set_partition(n, e->partition);
+
+  if (n.refused && target != n.refused_version) {
+    refused_[n.refused->partition].erase({k, name});
+    touched_.insert(n.refused->partition);
+    n.refused.reset();
+    n.refused_version.clear();
+  }
+  // A route configuration goes when its last scope does: the gateway unsubscribes by itself.
+  const bool ignored = k == kind::route && target.empty() && !n.must_answer;
+  if (ignored) n.acked.clear();
+  if (n.in_flight) {
+    if (target == n.sent && !n.must_answer) {
+      n.pending_next = 0;
+      mark(k, name, n, false);
+    } else if (ignored) {
+      mark(k, name, n, false);
+    } else {
+      if (revision != 0 && n.pending_next == 0) n.pending_next = revision;
+      mark(k, name, n, true);
+    }
+    return;
+  }
+  const bool withheld = n.refused && !n.must_answer;
+  const bool done = ignored || withheld || (target == n.acked && !n.must_answer);
+  if (done) {
+    mark(k, name, n, false);
+    set_pending(n, 0);
+    settle_baseline(n);
+    return;
+  }
+  if (revision != 0 && (n.pending == 0 || revision < n.pending)) set_pending(n, revision);
+  // A new tunnel's route is pending from the start, and is sent when the gateway, told of its scope, asks.
+  mark(k, name, n, covers(t, name));
+}
+
+void session::mark(kind k, const std::string& name, name_state& n, bool dirty) {
+  auto& t = types_[index(k)];
+  n.dirty = dirty;
+  t.dirty.erase(name);
+  t.dirty_removals.erase(name);
+  if (!dirty) return;
+  (k == kind::cluster && target_version(k, name).empty() ? t.dirty_removals : t.dirty).insert(name);
+}
+
+void session::set_pending(name_state& n, revision_t revision) {
+  if (n.pending == revision) return;
+  auto& all = pending_[n.partition];
+  if (n.pending != 0) {
+    all.erase(all.find(n.pending));
+    --pending_names_;
+  }
+  if (revision != 0) {
+    all.insert(revision);
+    ++pending_names_;
+  }
+  n.pending = revision;
+  touched_.insert(n.partition);
+}
+
+/// A name that only the gateway knew belongs to nobody's partition until a row says whose it is.
+void session::set_partition(name_state& n, partition_id p) {
+  if (n.partition == p) return;
+  const auto revision = n.pending;
+  set_pending(n, 0);
+  n.partition = p;
+  set_pending(n, revision);
+}
+
+void session::settle_baseline(name_state& n) {
+  if (!n.baseline) return;
+  n.baseline = false;
+  --baseline_left_;
+}
+
+void session::drop_if_idle(kind k, const std::string& name) {
+  auto& t = types_[index(k)];
+  const auto it = t.names.find(name);
+  if (it == t.names.end()) return;
+  auto& n = it->second;
+  if (k == kind::route && t.subscribed.count(name) == 0 && !t.wildcard) {
+    // Envoy drops what it unsubscribes from.
+    n.acked.clear();
+    n.must_answer = false;
+    if (!n.in_flight) mark(k, name, n, false);
+  }
+  if (n.in_flight || n.dirty || n.must_answer || n.pending != 0 || n.refused || !target_version(k, name).empty()) return;
+  if (!n.acked.empty() && k != kind::route) return;
+  if (t.subscribed.count(name) != 0) return;
+  settle_baseline(n);
+  t.names.erase(it);
+}
+
+// ---- answers ----
+
+void session::answer(kind k, const std::string& nonce, const discovery::DeltaDiscoveryRequest& r, std::int64_t now_ms) {
+  auto& t = types_[index(k)];
+  const auto it = t.flights.find(nonce);
+  if (it == t.flights.end()) return;
+  const auto f = std::move(it->second);
+  t.flights.erase(it);
+  if (!r.has_error_detail()) {
+    for (const auto& name : f.names) accepted(k, name);
+    if (on_acknowledged) on_acknowledged(k, now_ms - f.sent_at_ms);
+    return;
+  }
+  ++nacks_;
+  if (f.names.size() == 1) return refuse(k, f.names.front(), r.error_detail().message(), now_ms);
+  // Which of them it was: each half by itself.
+  for (const auto& name : f.names) {
+    auto& n = t.names[name];
+    n.in_flight = false;
+    n.pending_next = 0;
+    weigh(k, name, n, 0);
+  }
+  const auto middle = f.names.begin() + static_cast<std::ptrdiff_t>(f.names.size() / 2);
+  if (!f.names.empty()) {
+    t.suspects.push_front({middle, f.names.end()});
+    t.suspects.push_front({f.names.begin(), middle});
+  }
+}
+
+void session::accepted(kind k, const std::string& name) {
+  auto& t = types_[index(k)];
+  const auto it = t.names.find(name);
+  if (it == t.names.end()) return;
+  auto& n = it->second;
+  n.in_flight = false;
+  n.acked = n.sent;
+  n.sent.clear();
+  set_pending(n, n.pending_next);
+  n.pending_next = 0;
+  settle_baseline(n);
+  weigh(k, name, n, 0);
+  drop_if_idle(k, name);
+}
+
+void session::refuse(kind k, const std::string& name, const std::string& message, std::int64_t now_ms) {
+  auto& n = types_[index(k)].names[name];
+  n.in_flight = false;
+  const auto refused_version = n.sent;
+  n.sent.clear();
+  refusal out{.type = k, .name = name, .partition = n.partition, .revision = n.pending,
+              .message = message.substr(0, message_bytes_max), .at_ms = now_ms};
+  if (const auto* e = catalogue_.find(class_, k, name)) {
+    out.tunnel_uid = e->tunnel_uid;
+    out.connector = e->connector;
+  }
+  last_refusal_ = out;
+  if (refused_version.empty()) {  // a removal: there is nothing to withhold
+    n.acked.clear();
+    n.must_answer = false;
+  } else if (target_version(k, name) == refused_version) {
+    n.must_answer = false;
+    n.refused_version = refused_version;
+    n.refused = std::move(out);
+    refused_[n.partition].insert({k, name});
+    touched_.insert(n.partition);
+  }
+  set_pending(n, n.pending_next);
+  n.pending_next = 0;
+  settle_baseline(n);
+  weigh(k, name, n, 0);
+
+  // Nobody will ask for a route none of whose scopes is accepted.
+  if (k != kind::scope) return;
+  const auto* e = catalogue_.find(class_, kind::scope, name);
+  if (e == nullptr) return;
+  auto& routes = types_[index(kind::route)];
+  const auto r = routes.names.find(e->route);
+  if (r == routes.names.end() || routes.subscribed.count(e->route) != 0) return;
+  set_pending(r->second, 0);
+  settle_baseline(r->second);
+}
+
+// ---- out ----
+
+bool session::may_send_route(const std::string& name) const {
+  const auto* e = catalogue_.find(class_, kind::route, name);
+  const auto& clusters = types_[index(kind::cluster)];
+  if (e == nullptr || !clusters.known) return true;
+  return std::all_of(e->what->clusters.begin(), e->what->clusters.end(), [&](const std::string& cluster) {
+    const auto it = clusters.names.find(cluster);
+    if (it == clusters.names.end()) return true;
+    const auto& n = it->second;
+    return !n.acked.empty() || n.refused || (n.in_flight && !n.sent.empty());
+  });
+}
+
+std::vector<std::string> session::take_batch(kind k, std::set<std::string>& from) {
+  std::vector<std::string> out;
+  std::size_t bytes = 0;
+  for (const auto& name : from) {
+    const auto* e = catalogue_.find(class_, k, name);
+    const auto size = e ? e->what->bytes.size() : name.size();
+    if (!out.empty() && (out.size() >= batch_names_max || bytes + size > batch_bytes_max)) break;
+    bytes += size;
+    out.push_back(name);
+  }
+  return out;
+}
+
+std::optional<discovery::DeltaDiscoveryResponse> session::poll(std::int64_t now_ms) {
+  bool routes_or_scopes_left = false;
+  for (auto k : order) {
+    auto& t = types_[index(k)];
+    if (!t.known) continue;
+    if (k == kind::route) {
+      for (const auto& name : t.dirty) {
+        routes_or_scopes_left = true;
+        if (t.flights.size() >= routes_under_way_max) break;
+        if (t.names[name].in_flight || !may_send_route(name)) continue;
+        return respond(k, {name}, now_ms);
+      }
+      continue;
+    }
+    if (!t.flights.empty()) {
+      routes_or_scopes_left = routes_or_scopes_left || (k == kind::scope && !t.dirty.empty());
+      continue;
+    }
+    while (!t.suspects.empty()) {
+      auto group = std::move(t.suspects.front());
+      t.suspects.pop_front();
+      group.erase(std::remove_if(group.begin(), group.end(),
+                                 [&](const std::string& name) { return t.names.count(name) == 0 || !t.names[name].dirty; }),
+                  group.end());
+      if (!group.empty()) return respond(k, group, now_ms);
+    }
+    if (!t.dirty.empty() || t.owes_answer) return respond(k, take_batch(k, t.dirty), now_ms);
+  }
+  auto& clusters = types_[index(kind::cluster)];
+  if (!routes_or_scopes_left && clusters.known && clusters.flights.empty() && !clusters.dirty_removals.empty())
+    return respond(kind::cluster, take_batch(kind::cluster, clusters.dirty_removals), now_ms);
+  return {};
+}
+
+discovery::DeltaDiscoveryResponse session::respond(kind k, const std::vector<std::string>& names, std::int64_t now_ms) {
+  auto& t = types_[index(k)];
+  t.owes_answer = false;
+  discovery::DeltaDiscoveryResponse out;
+  out.set_type_url(std::string{type_url(k)});
+  out.set_nonce(std::to_string(next_nonce_++));
+  for (const auto& name : names) {
+    auto& n = t.names[name];
+    n.in_flight = true;
+    n.must_answer = false;
+    n.pending_next = 0;
+    if (const auto* e = catalogue_.find(class_, k, name)) {
+      n.sent = e->what->version;
+      auto* resource = out.add_resources();
+      resource->set_name(name);
+      resource->set_version(n.sent);
+      resource->mutable_resource()->set_type_url(out.type_url());
+      resource->mutable_resource()->set_value(e->what->bytes);
+    } else {
+      n.sent.clear();
+      out.add_removed_resources(name);
+    }
+    mark(k, name, n, false);
+  }
+  t.flights[out.nonce()] = {names, now_ms};
+  ++t.responses;
+  bytes_sent_ += out.ByteSizeLong();
+  return out;
+}
+
+revision_t session::acknowledged(partition_id p) const {
+  const auto it = pending_.find(p);
+  if (it == pending_.end() || it->second.empty()) return catalogue_.processed(p);
+  return std::min(*it->second.begin() - 1, catalogue_.processed(p));
+}
+
+std::vector<refusal> session::refusals(partition_id p) const {
+  std::vector<refusal> out;
+  const auto it = refused_.find(p);
+  if (it == refused_.end()) return out;
+  for (const auto& [k, name] : it->second) {
+    const auto& names = types_[index(k)].names;
+    if (const auto n = names.find(name); n != names.end() && n->second.refused) out.push_back(*n->second.refused);
+  }
+  return out;
+}
+
+std::set<partition_id> session::take_touched() { return std::exchange(touched_, {}); }
+
+void session::update_state(std::int64_t now_ms) {
+  std::int64_t oldest = now_ms;
+  for (const auto& t : types_)
+    for (const auto& [nonce, f] : t.flights) oldest = std::min(oldest, f.sent_at_ms);
+  const bool silent = now_ms - oldest >= std::chrono::milliseconds{limits::gateway_stalled_after}.count();
+  const bool asked_for_all = types_[index(kind::cluster)].known && types_[index(kind::listener)].known &&
+                             types_[index(kind::scope)].known;
+  auto next = state_;
+  if (silent) {
+    if (state_ != stream_state::stalled)
+      for (auto& t : types_)  // it counts again when it has caught up with what it owes
+        for (auto& [name, n] : t.names)
+          if (n.pending != 0 && !n.baseline) {
+            n.baseline = true;
+            ++baseline_left_;
+          }
+    next = stream_state::stalled;
+  } else if (state_ != stream_state::caught_up && baseline_left_ == 0 && asked_for_all) {
+    next = stream_state::caught_up;
+  }
+  if (next == state_) return;
+  state_ = next;
+  for (const auto& [p, revision] : catalogue_.processed()) touched_.insert(p);
+}
+
+}  // namespace warren::gateway

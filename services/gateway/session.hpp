@@ -1,0 +1,138 @@
+// services/gateway/session.hpp -- one gateway's delta stream as a state machine: what it runs, what is under way,
+// what it refused. No I/O, no clock, no thread: requests and changes in, responses out.
+//
+// Order on the wire: clusters, listeners, routes, scopes, and removed clusters after all of these, in one breath.
+// One response per type is unacknowledged at a time, but for routes: each travels alone, many at once. What
+// changes meanwhile is a mark on a name, never a queue, so a slow gateway costs its names and no more.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "envoy/service/discovery/v3/discovery.pb.h"
+#include "services/gateway/catalogue.hpp"
+
+namespace warren::gateway {
+
+namespace discovery = envoy::service::discovery::v3;
+
+enum class stream_state : std::uint8_t { connecting, caught_up, stalled, gone };
+std::string_view to_string(stream_state s);
+
+struct refusal {
+  kind type = kind::cluster;
+  std::string name;
+  partition_id partition = 0;
+  std::string tunnel_uid, connector;
+  revision_t revision = 0;
+  std::string message;
+  std::int64_t at_ms = 0;  ///< the clock of whoever called
+};
+
+class session {
+public:
+  /// `c` outlives the session and changes only between calls, each change followed by changed().
+  session(const catalogue& c, std::string gateway_class);
+
+  // -- in --
+
+  /// Returns an error for the stream's end: a request that no xDS client sends.
+  std::string request(const discovery::DeltaDiscoveryRequest& r, std::int64_t now_ms);
+  void changed(const change& c);
+  void tick(std::int64_t now_ms);
+
+  // -- out --
+
+  /// The next response to write; call again after each write until there is none.
+  std::optional<discovery::DeltaDiscoveryResponse> poll(std::int64_t now_ms);
+
+  /// The route revision up to which this gateway runs a partition, `refusals` excepted.
+  revision_t acknowledged(partition_id p) const;
+  std::vector<refusal> refusals(partition_id p) const;
+  const std::optional<refusal>& last_refusal() const { return last_refusal_; }
+  stream_state state() const { return state_; }
+  /// Names that wait for an acknowledgement.
+  std::size_t pending() const { return pending_names_; }
+  /// Partitions for which anything above may have changed since the last call.
+  std::set<partition_id> take_touched();
+  std::size_t bytes_sent() const { return bytes_sent_; }
+  std::size_t responses_sent(kind k) const { return types_[index(k)].responses; }
+  std::size_t nacks() const { return nacks_; }
+  /// How long the last acknowledged response was under way.
+  std::function<void(kind, std::int64_t elapsed_ms)> on_acknowledged;
+
+private:
+  static std::size_t index(kind k) { return static_cast<std::size_t>(k); }
+
+  /// One name of one type. Versions are empty for "not there".
+  struct name_state {
+    std::string acked;            ///< what the gateway runs
+    std::string sent;             ///< under way, if `in_flight`
+    bool in_flight = false;
+    bool dirty = false;           ///< in the type's `dirty` set
+    bool must_answer = false;     ///< subscribed (again): whatever it had does not count
+    bool baseline = false;        ///< part of what it has to catch up with
+    partition_id partition = 0;
+    revision_t pending = 0;       ///< the first revision that is not acknowledged; 0: all are
+    revision_t pending_next = 0;  ///< the same for what changed after `sent` was sent
+    std::optional<refusal> refused;
+    std::string refused_version;
+  };
+  struct flight {
+    std::vector<std::string> names;
+    std::int64_t sent_at_ms = 0;
+  };
+  struct type_state {
+    bool known = false;     ///< the gateway has asked for this type
+    bool wildcard = false;
+    bool owes_answer = false;  ///< its first request is answered even if there is nothing
+    std::set<std::string> subscribed;
+    std::map<std::string, name_state> names;
+    std::set<std::string> dirty;
+    std::set<std::string> dirty_removals;  ///< clusters only: they go last
+    std::map<std::string, flight> flights;  ///< by nonce
+    std::deque<std::vector<std::string>> suspects;  ///< parts of a refused response, each sent by itself
+    std::size_t responses = 0;
+  };
+
+  bool covers(const type_state& t, const std::string& name) const;
+  std::string target_version(kind k, const std::string& name) const;
+  /// Decides anew whether `name` has to be sent.
+  void weigh(kind k, const std::string& name, name_state& n, revision_t revision);
+  void mark(kind k, const std::string& name, name_state& n, bool dirty);
+  void set_pending(name_state& n, revision_t revision);
+  void set_partition(name_state& n, partition_id p);
+  void settle_baseline(name_state& n);
+  void first_request(kind k, const discovery::DeltaDiscoveryRequest& r);
+  void subscribe(kind k, const std::string& name);
+  void answer(kind k, const std::string& nonce, const discovery::DeltaDiscoveryRequest& r, std::int64_t now_ms);
+  void accepted(kind k, const std::string& name);
+  void refuse(kind k, const std::string& name, const std::string& message, std::int64_t now_ms);
+  bool may_send_route(const std::string& name) const;
+  discovery::DeltaDiscoveryResponse respond(kind k, const std::vector<std::string>& names, std::int64_t now_ms);
+  std::vector<std::string> take_batch(kind k, std::set<std::string>& from);
+  void drop_if_idle(kind k, const std::string& name);
+  void update_state(std::int64_t now_ms);
+
+  const catalogue& catalogue_;
+  std::string class_;
+  std::array<type_state, kinds> types_;
+  std::map<partition_id, std::multiset<revision_t>> pending_;
+  std::size_t pending_names_ = 0;
+  std::size_t baseline_left_ = 0;
+  std::map<partition_id, std::set<std::pair<kind, std::string>>> refused_;
+  std::optional<refusal> last_refusal_;
+  std::set<partition_id> touched_;
+  stream_state state_ = stream_state::connecting;
+  std::uint64_t next_nonce_ = 1;
+  std::size_t bytes_sent_ = 0;
+  std::size_t nacks_ = 0;
+};
+
+}  // namespace warren::gateway

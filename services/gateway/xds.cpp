@@ -1,0 +1,613 @@
+// services/gateway/xds.cpp -- the delta ADS server: streams, the event loop and the reports.
+#include "services/gateway/xds.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include <grpcpp/grpcpp.h>
+#include <spdlog/spdlog.h>
+
+#include "envoy/service/discovery/v3/discovery.grpc.pb.h"
+
+namespace warren::gateway {
+
+namespace {
+
+constexpr auto tick_every = std::chrono::milliseconds{100};
+constexpr auto number_again_after = std::chrono::milliseconds{200};
+constexpr std::size_t shown_bytes_max = 256;  // of what a node says about itself
+
+std::int64_t steady_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+std::int64_t wall_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+/// What a gateway says about itself is shown to people: printable, and not long.
+std::string shown(const std::string& text) {
+  std::string out = text.substr(0, shown_bytes_max);
+  for (auto& c : out)
+    if (c < ' ' || c > '~') c = '?';
+  return out;
+}
+
+using event = std::function<void()>;
+
+/// Events of the server's thread, in order.
+class event_queue {
+public:
+  void push(event e) {
+    {
+      std::lock_guard lock{mutex_};
+      if (closed_) return;
+      events_.push_back(std::move(e));
+    }
+    wakes_.notify_one();
+  }
+  /// What has arrived until `deadline`, at once when there is something.
+  std::deque<event> take(std::chrono::steady_clock::time_point deadline) {
+    std::unique_lock lock{mutex_};
+    wakes_.wait_until(lock, deadline, [&] { return !events_.empty(); });
+    return std::exchange(events_, {});
+  }
+  void close() {
+    std::lock_guard lock{mutex_};
+    closed_ = true;
+    events_.clear();
+  }
+
+private:
+  std::mutex mutex_;
+  std::condition_variable wakes_;
+  std::deque<event> events_;
+  bool closed_ = false;
+};
+
+}  // namespace
+
+struct gateway_server::impl {
+  class stream;
+  class service;
+  struct connected;
+
+  impl(replica::view& v, xds_config config, counters& count);
+
+  // Called from gRPC's threads.
+  void arrived(stream* s, std::string peer);
+  void request(std::uint64_t id, std::shared_ptr<discovery::DeltaDiscoveryRequest> r);
+  void ended(std::uint64_t id);
+  void written(std::uint64_t id);
+
+  // On the server's thread.
+  void run();
+  void on_request(connected& c, const discovery::DeltaDiscoveryRequest& r);
+  void admit(connected& c, const discovery::DeltaDiscoveryRequest& first);
+  void refuse(connected& c, grpc::StatusCode code, const std::string& why);
+  void finish(connected& c, grpc::Status status, bool say_gone);
+  void on_change(const replica::change_set& change);
+  void warm_up();
+  void check_registrations();
+  void check_other_instances();
+  void pump(connected& c);
+  void report(connected& c, partition_id p, stream_state state);
+  void report_touched(connected& c);
+  void tick();
+  gateway_status describe(const connected& c) const;
+
+  replica::view& view;
+  xds_config config;
+  counters& count;
+  event_queue queue;
+  std::thread thread;
+  std::unique_ptr<service> grpc_service;
+  std::unique_ptr<grpc::Server> server;
+  int subscription = -1;
+  bool started = false;
+  std::atomic<bool> stopping{false};
+  std::atomic<std::uint64_t> next_id{1};
+
+  catalogue rows;
+  bool warm = false;
+  std::map<std::uint64_t, std::unique_ptr<connected>> streams;
+  std::int64_t reported_at_ms = 0;
+
+  // Numbers come from the database, which may be slow or away.
+  std::thread numbering;
+  std::mutex numbering_mutex;
+  std::condition_variable numbering_wakes;
+  std::deque<std::uint64_t> unnumbered;
+  void number_streams();
+};
+
+// ---- one gRPC stream: no decisions, one read and one write under way ----
+
+class gateway_server::impl::stream final
+    : public grpc::ServerBidiReactor<discovery::DeltaDiscoveryRequest, discovery::DeltaDiscoveryResponse> {
+public:
+  stream(impl& owner, grpc::CallbackServerContext& context) : owner_{owner}, id_{owner.next_id++} {
+    owner_.arrived(this, context.peer());
+  }
+  std::uint64_t id() const { return id_; }
+
+  // On the server's thread, never after finish().
+  void read() {
+    incoming_ = std::make_shared<discovery::DeltaDiscoveryRequest>();
+    StartRead(incoming_.get());
+  }
+  void write(discovery::DeltaDiscoveryResponse r) {
+    outgoing_ = std::move(r);
+    StartWrite(&outgoing_);
+  }
+  void finish(const grpc::Status& status) { Finish(status); }
+
+  void OnReadDone(bool ok) override {
+    if (ok) owner_.request(id_, std::exchange(incoming_, nullptr));
+    else owner_.ended(id_);
+  }
+  void OnWriteDone(bool ok) override {
+    if (ok) owner_.written(id_);
+    else owner_.ended(id_);
+  }
+  void OnDone() override { delete this; }
+
+private:
+  impl& owner_;
+  const std::uint64_t id_;
+  std::shared_ptr<discovery::DeltaDiscoveryRequest> incoming_;
+  discovery::DeltaDiscoveryResponse outgoing_;
+};
+
+class gateway_server::impl::service final : public discovery::AggregatedDiscoveryService::CallbackService {
+public:
+  explicit service(impl& owner) : owner_{owner} {}
+  grpc::ServerBidiReactor<discovery::DeltaDiscoveryRequest, discovery::DeltaDiscoveryResponse>*
+  DeltaAggregatedResources(grpc::CallbackServerContext* context) override {
+    return new stream{owner_, *context};
+  }
+
+private:
+  impl& owner_;
+};
+
+/// A stream and what is known of the gateway behind it.
+struct gateway_server::impl::connected {
+  stream* wire = nullptr;
+  std::uint64_t id = 0;
+  std::string peer;
+  std::string gateway, gateway_class;            ///< empty until the first request
+  std::string node_id, node_cluster, node_locality;
+  std::int64_t number = 0;
+  std::shared_ptr<discovery::DeltaDiscoveryRequest> held;  ///< its first request, until the view is warm
+  std::unique_ptr<session> talk;
+  bool writing = false;
+  stream_state shown_state = stream_state::connecting;
+  std::int64_t since_ms = wall_ms();
+  std::int64_t leaves_at_ms = 0;                 ///< 0: stays
+};
+
+gateway_server::impl::impl(replica::view& v, xds_config c, counters& n) : view{v}, config{std::move(c)}, count{n} {}
+
+void gateway_server::impl::arrived(stream* s, std::string peer) {
+  const auto id = s->id();
+  queue.push([this, s, id, peer = std::move(peer)] {
+    auto c = std::make_unique<connected>();
+    c->wire = s;
+    c->id = id;
+    c->peer = peer;
+    auto& there = *(streams[id] = std::move(c));
+    if (stopping) return finish(there, {grpc::StatusCode::UNAVAILABLE, "this instance is going away"}, false);
+    if (streams.size() > config.streams_max)
+      return refuse(there, grpc::StatusCode::RESOURCE_EXHAUSTED, "this instance has as many gateways as it takes");
+    there.wire->read();
+  });
+}
+
+void gateway_server::impl::request(std::uint64_t id, std::shared_ptr<discovery::DeltaDiscoveryRequest> r) {
+  queue.push([this, id, r = std::move(r)] {
+    const auto it = streams.find(id);
+    if (it == streams.end()) return;
+    auto& c = *it->second;
+    if (c.gateway.empty()) {
+      admit(c, *r);
+      if (streams.count(id) == 0) return;
+      // The next read waits with it: a gateway that is not served yet costs one request.
+      if (!warm) { c.held = r; return; }
+      c.talk = std::make_unique<session>(rows, c.gateway_class);
+      c.talk->on_acknowledged = [this](kind k, std::int64_t ms) {
+        count.observe("warren_gateway_ack_seconds", static_cast<double>(ms) / 1000, short_name(k));
+      };
+    }
+    on_request(c, *r);
+  });
+}
+
+void gateway_server::impl::ended(std::uint64_t id) {
+  queue.push([this, id] {
+    const auto it = streams.find(id);
+    if (it != streams.end()) finish(*it->second, grpc::Status::OK, true);
+  });
+}
+
+void gateway_server::impl::written(std::uint64_t id) {
+  queue.push([this, id] {
+    const auto it = streams.find(id);
+    if (it == streams.end()) return;
+    it->second->writing = false;
+    pump(*it->second);
+  });
+}
+
+// ---- the server's thread ----
+
+void gateway_server::impl::run() {
+  auto next_tick = std::chrono::steady_clock::now();
+  while (true) {
+    auto events = queue.take(next_tick);
+    for (auto& e : events) e();
+    if (stopping && streams.empty()) return;
+    if (std::chrono::steady_clock::now() >= next_tick) {
+      tick();
+      next_tick = std::chrono::steady_clock::now() + tick_every;
+    }
+  }
+}
+
+void gateway_server::impl::admit(connected& c, const discovery::DeltaDiscoveryRequest& first) {
+  const auto& node = first.node();
+  c.node_id = shown(node.id());
+  c.node_cluster = shown(node.cluster());
+  for (const auto* part : {&node.locality().region(), &node.locality().zone(), &node.locality().sub_zone()})
+    if (!part->empty()) c.node_locality += (c.node_locality.empty() ? "" : "/") + shown(*part);
+  if (node.id().empty())
+    return refuse(c, grpc::StatusCode::INVALID_ARGUMENT, "the first request of a stream has to name its node");
+  if (!warm) {  // who is registered is not known yet
+    c.held = nullptr;
+    c.gateway = node.id();
+    const auto& fields = node.metadata().fields();
+    const auto it = fields.find("warren_class");
+    c.gateway_class = it == fields.end() ? "" : it->second.string_value();
+    return;
+  }
+  const auto registered = view.read([&](const replica::tables& t) -> std::optional<std::string> {
+    const auto it = t.gateways.find(node.id());
+    if (it == t.gateways.end()) return {};
+    return it->second->class_();
+  });
+  if (!registered)
+    return refuse(c, grpc::StatusCode::NOT_FOUND, "no gateway of this name is registered: warrenctl gateway create");
+  const auto& fields = node.metadata().fields();
+  const auto claimed = fields.find("warren_class");
+  if (claimed == fields.end() || claimed->second.string_value() != *registered)
+    return refuse(c, grpc::StatusCode::PERMISSION_DENIED,
+                  "node.metadata.warren_class is not the class of this gateway's registration");
+  const auto* cls = rows.find_class(*registered);
+  if (cls == nullptr || !cls->direct)
+    return refuse(c, grpc::StatusCode::FAILED_PRECONDITION,
+                  "the gateway's class does not exist, or its dial mode is not served over xDS");
+  // One stream per gateway: the one that came last.
+  for (auto it = streams.begin(); it != streams.end();) {
+    auto& other = *(it++)->second;
+    if (&other != &c && other.talk && other.gateway == node.id())
+      finish(other, {grpc::StatusCode::ABORTED, "a newer stream of this gateway took over"}, false);
+  }
+  c.gateway = node.id();
+  c.gateway_class = *registered;
+  spdlog::info("gateway {} connected from {} as {}", shown(c.gateway), c.peer, shown(c.gateway_class));
+  {
+    std::lock_guard lock{numbering_mutex};
+    unnumbered.push_back(c.id);
+  }
+  numbering_wakes.notify_one();
+}
+
+void gateway_server::impl::refuse(connected& c, grpc::StatusCode code, const std::string& why) {
+  count.add("warren_gateway_refused_streams_total");
+  spdlog::debug("gateway {} from {} refused: {}", c.node_id, c.peer, why);
+  finish(c, {code, why}, false);
+}
+
+void gateway_server::impl::finish(connected& c, grpc::Status status, bool say_gone) {
+  if (c.talk && say_gone)
+    for (const auto& [p, revision] : rows.processed()) report(c, p, stream_state::gone);
+  if (c.talk) spdlog::info("gateway {} disconnected: {}", shown(c.gateway), status.ok() ? "it left" : status.error_message());
+  c.wire->finish(status);
+  streams.erase(c.id);
+}
+
+void gateway_server::impl::on_request(connected& c, const discovery::DeltaDiscoveryRequest& r) {
+  const auto nacks = c.talk->nacks();
+  const auto error = c.talk->request(r, steady_ms());
+  if (!error.empty()) return refuse(c, grpc::StatusCode::INVALID_ARGUMENT, error);
+  if (c.talk->nacks() != nacks) {
+    const auto k = kind_from(r.type_url());
+    count.add("warren_gateway_nacks_total", k ? short_name(*k) : "other");
+    spdlog::warn("gateway {} refused {}: {}", shown(c.gateway), k ? short_name(*k) : "other",
+                 shown(r.error_detail().message()));
+  }
+  c.wire->read();
+  pump(c);
+  report_touched(c);
+}
+
+/// Keeps one response on its way; the next is made when this one has been written.
+void gateway_server::impl::pump(connected& c) {
+  if (c.writing || !c.talk) return;
+  auto response = c.talk->poll(steady_ms());
+  if (!response) return;
+  c.writing = true;
+  if (const auto k = kind_from(response->type_url())) {
+    count.add("warren_gateway_responses_total", short_name(*k));
+    count.add("warren_gateway_bytes_total", short_name(*k), static_cast<double>(response->ByteSizeLong()));
+  }
+  c.wire->write(std::move(*response));
+}
+
+void gateway_server::impl::on_change(const replica::change_set& change) {
+  if (!warm) return warm_up();
+  const auto before = rows.processed(change.partition);
+  // Only what decides about routes is looked at: conditions and acknowledgements push nothing.
+  const auto changes = view.read([&](const replica::tables& t) { return rows.apply(t, change); });
+  if (change.rebuilt || !change.gateways.empty() || !change.gateway_classes.empty()) check_registrations();
+  const bool moved = rows.processed(change.partition) != before;
+  for (auto& [id, c] : streams) {
+    if (!c->talk) continue;
+    for (const auto& one : changes) c->talk->changed(one);
+    pump(*c);
+    if (moved) {
+      auto touched = c->talk->take_touched();
+      touched.insert(change.partition);
+      for (auto p : touched) report(*c, p, c->talk->state());
+    } else {
+      report_touched(*c);
+    }
+  }
+}
+
+/// Nothing is served from an incomplete copy: a gateway would take what is missing for deleted.
+void gateway_server::impl::warm_up() {
+  warm = view.read([&](const replica::tables& t) {
+    if (!t.warm) return false;
+    rows.rebuild(t);
+    return true;
+  });
+  if (!warm) return;
+  std::vector<std::pair<std::uint64_t, std::shared_ptr<discovery::DeltaDiscoveryRequest>>> waiting;
+  for (auto& [id, c] : streams)
+    if (c->held) {
+      waiting.emplace_back(id, std::exchange(c->held, nullptr));
+      c->gateway.clear();
+      c->node_locality.clear();
+    }
+  for (auto& [id, r] : waiting) request(id, std::move(r));
+}
+
+void gateway_server::impl::check_registrations() {
+  std::vector<connected*> unwanted;
+  view.read([&](const replica::tables& t) {
+    for (auto& [id, c] : streams) {
+      if (!c->talk) continue;
+      const auto it = t.gateways.find(c->gateway);
+      const auto* cls = rows.find_class(c->gateway_class);
+      if (it == t.gateways.end() || it->second->class_() != c->gateway_class || cls == nullptr || !cls->direct)
+        unwanted.push_back(c.get());
+    }
+    return 0;
+  });
+  for (auto* c : unwanted)
+    finish(*c, {grpc::StatusCode::PERMISSION_DENIED, "the gateway's registration or class changed"}, true);
+}
+
+/// A stream that looks alive here while its gateway is connected elsewhere is a dead one.
+void gateway_server::impl::check_other_instances() {
+  std::vector<connected*> overtaken;
+  view.read([&](const replica::tables& t) {
+    for (auto& [id, c] : streams) {
+      if (!c->talk || c->number == 0) continue;
+      const bool newer = std::any_of(t.acks.begin(), t.acks.end(), [&](const auto& of_partition) {
+        const auto it = of_partition.second.find(c->gateway);
+        return it != of_partition.second.end() && it->second.report.stream() > c->number &&
+               it->second.report.instance() != config.instance && it->second.report.state() != "gone";
+      });
+      if (newer) overtaken.push_back(c.get());
+    }
+    return 0;
+  });
+  for (auto* c : overtaken)
+    finish(*c, {grpc::StatusCode::ABORTED, "a newer stream of this gateway took over on another instance"}, false);
+}
+
+void gateway_server::impl::report(connected& c, partition_id p, stream_state state) {
+  if (c.number == 0 || !config.on_ack) return;
+  busv1::GatewayAck out;
+  out.set_version(1);
+  out.set_incarnation(rows.processed(p) >> 32);
+  out.set_instance(config.instance);
+  out.set_gateway(c.gateway);
+  out.set_class_(c.gateway_class);
+  out.set_stream(c.number);
+  out.set_state(std::string{to_string(state)});
+  out.set_partition(p);
+  out.set_acknowledged(c.talk->acknowledged(p));
+  out.set_node_id(c.node_id);
+  out.set_node_cluster(c.node_cluster);
+  out.set_node_locality(c.node_locality);
+  for (const auto& r : c.talk->refusals(p)) {
+    auto* refused = out.add_refused();
+    refused->set_tunnel_uid(r.tunnel_uid);
+    refused->set_connector(r.connector);
+    refused->set_revision(r.revision);
+    refused->set_message(shown(r.message));
+  }
+  config.on_ack(out);
+}
+
+void gateway_server::impl::report_touched(connected& c) {
+  if (c.talk->state() != c.shown_state) {
+    c.shown_state = c.talk->state();
+    c.since_ms = wall_ms();
+    spdlog::info("gateway {} is {}", shown(c.gateway), to_string(c.shown_state));
+  }
+  for (auto p : c.talk->take_touched()) report(c, p, c.talk->state());
+}
+
+void gateway_server::impl::tick() {
+  if (!warm) warm_up();
+  const auto now = steady_ms();
+  std::vector<connected*> leaving;
+  std::array<int, 4> by_state{};
+  for (auto& [id, c] : streams) {
+    if (c->leaves_at_ms != 0 && now >= c->leaves_at_ms) leaving.push_back(c.get());
+    if (!c->talk) continue;
+    c->talk->tick(now);
+    report_touched(*c);
+    ++by_state.at(static_cast<std::size_t>(c->talk->state()));
+  }
+  for (auto* c : leaving) finish(*c, {grpc::StatusCode::UNAVAILABLE, "this instance is going away"}, true);
+  if (now - reported_at_ms < config.report_every.count()) return;
+  reported_at_ms = now;
+  for (auto s : {stream_state::connecting, stream_state::caught_up, stream_state::stalled})
+    count.set("warren_gateway_streams", by_state.at(static_cast<std::size_t>(s)), to_string(s));
+  check_other_instances();
+  for (auto& [id, c] : streams)
+    if (c->talk)
+      for (const auto& [p, revision] : rows.processed()) report(*c, p, c->talk->state());
+}
+
+void gateway_server::impl::number_streams() {
+  std::unique_lock lock{numbering_mutex};
+  while (!stopping) {
+    if (unnumbered.empty()) {
+      numbering_wakes.wait(lock);
+      continue;
+    }
+    const auto id = unnumbered.front();
+    lock.unlock();
+    std::int64_t number = 0;
+    try {
+      number = config.next_stream();
+    } catch (const std::exception& e) {
+      spdlog::debug("no stream number yet: {}", e.what());
+    }
+    lock.lock();
+    if (number <= 0) {
+      numbering_wakes.wait_for(lock, number_again_after, [&] { return stopping.load(); });
+      continue;
+    }
+    unnumbered.pop_front();
+    queue.push([this, id, number] {
+      const auto it = streams.find(id);
+      if (it == streams.end() || !it->second->talk) return;
+      it->second->number = number;
+      for (const auto& [p, revision] : rows.processed()) report(*it->second, p, it->second->talk->state());
+    });
+  }
+}
+
+gateway_status gateway_server::impl::describe(const connected& c) const {
+  gateway_status out{.gateway = c.gateway, .gateway_class = c.gateway_class, .peer = c.peer, .node_id = c.node_id,
+                     .node_cluster = c.node_cluster, .node_locality = c.node_locality, .stream = c.number,
+                     .state = c.talk->state(), .since_ms = c.since_ms, .pending = c.talk->pending(),
+                     .last_refusal = c.talk->last_refusal(), .bytes_sent = c.talk->bytes_sent(),
+                     .nacks = c.talk->nacks()};
+  for (auto k : {kind::cluster, kind::listener, kind::route, kind::scope})
+    out.responses.at(static_cast<std::size_t>(k)) = c.talk->responses_sent(k);
+  for (const auto& [p, revision] : rows.processed()) {
+    const auto acknowledged = c.talk->acknowledged(p);
+    out.acknowledged[p] = acknowledged;
+    out.lag = std::max(out.lag, revision - acknowledged);
+  }
+  if (out.last_refusal) out.last_refusal->at_ms += wall_ms() - steady_ms();
+  return out;
+}
+
+// ---- from outside ----
+
+gateway_server::gateway_server(replica::view& v, xds_config config, counters& count)
+    : impl_{std::make_unique<impl>(v, std::move(config), count)} {}
+
+gateway_server::~gateway_server() { stop(); }
+
+int gateway_server::start(const std::string& address) {
+  auto& my = *impl_;
+  my.grpc_service = std::make_unique<impl::service>(my);
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(my.grpc_service.get());
+  builder.SetMaxReceiveMessageSize(my.config.request_bytes_max);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two instances on one port are a mistake
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 5'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Gateways ping every 5 s; gRPC's default takes that for abuse.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  my.server = builder.BuildAndStart();
+  if (!my.server) return 0;
+  my.started = true;
+  my.subscription = my.view.subscribe([&my](const replica::change_set& c) {
+    my.queue.push([&my, c] { my.on_change(c); });
+  });
+  my.thread = std::thread{[&my] { my.run(); }};
+  my.numbering = std::thread{[&my] { my.number_streams(); }};
+  return port;
+}
+
+void gateway_server::stop(millis over) {
+  auto& my = *impl_;
+  if (!my.started) return;
+  my.started = false;
+  my.view.unsubscribe(my.subscription);
+  my.queue.push([&my, over] {
+    std::mt19937_64 random{std::random_device{}()};
+    std::uniform_int_distribution<std::int64_t> when{0, over.count()};
+    const auto now = steady_ms();
+    for (auto& [id, c] : my.streams) c->leaves_at_ms = now + when(random);
+    my.stopping = true;
+    my.numbering_wakes.notify_all();
+  });
+  my.thread.join();
+  {
+    std::lock_guard lock{my.numbering_mutex};
+    my.stopping = true;
+  }
+  my.numbering_wakes.notify_all();
+  my.numbering.join();
+  // A stream that arrives this late is cancelled by the shutdown; its reactor still has to be finished.
+  std::atomic<bool> down{false};
+  std::thread late{[&] {
+    while (!down)
+      for (auto& e : my.queue.take(std::chrono::steady_clock::now() + std::chrono::milliseconds{10})) e();
+  }};
+  my.server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds{1});
+  my.server->Wait();
+  down = true;
+  late.join();
+  my.queue.close();
+}
+
+std::vector<gateway_status> gateway_server::status() const {
+  auto& my = *impl_;
+  auto promise = std::make_shared<std::promise<std::vector<gateway_status>>>();
+  auto answer = promise->get_future();
+  my.queue.push([&my, promise] {
+    std::vector<gateway_status> out;
+    for (const auto& [id, c] : my.streams)
+      if (c->talk) out.push_back(my.describe(*c));
+    promise->set_value(std::move(out));
+  });
+  if (answer.wait_for(std::chrono::seconds{1}) != std::future_status::ready) return {};
+  return answer.get();
+}
+
+}  // namespace warren::gateway
