@@ -152,6 +152,7 @@ void renew(self_ptr self) {
             st.lease_until_ms = sent + st.ctx.lease.count();
             const bool first = !st.held;
             st.held = true;
+            if (st.ctx.on_view) st.ctx.on_view(view);
             learn(self, view);
             act(self, view);
             if (first) changed(self);

@@ -1,0 +1,172 @@
+// services/warrend/config.cpp -- what warrend is told, from file, environment and flags.
+#include "services/warrend/config.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <regex>
+#include <sstream>
+
+#include <fmt/format.h>
+#include <toml++/toml.h>
+
+namespace warren::config {
+
+const std::vector<setting>& settings() {
+  using kind = setting::kind;
+  static const std::vector<setting> all{
+      {"instance.name", "warren-1", "Unique among the instances that are alive; a restart keeps it."},
+      {"instance.lease_ms", "3000", "How long the others wait before they take over.", kind::number, false, 200, 60'000},
+      {"database.url", "postgresql:///warren", "libpq connection string; no pooler in between.", kind::text, true},
+      {"database.migrations", "migrations", "Folder of the numbered migrations."},
+      {"database.partitions", "64", "Fixed when the database is initialised.", kind::number, false, 1, 1024},
+      {"database.lanes", "4", "Connections that commit.", kind::number, false, 1, 64},
+      {"nats.urls", "nats://127.0.0.1:4222", "Servers of the bus.", kind::list},
+      {"nats.user", "", "User of the instances' account."},
+      {"nats.password", "", "Its password.", kind::text, true},
+      {"nats.system_user", "", "User of the system account, for DISCONNECT events; empty: not used."},
+      {"nats.system_password", "", "Its password.", kind::text, true},
+      {"agent.nats_urls", "", "What enrolment files tell agents; empty: nats.urls.", kind::list},
+      {"agent.nats_user", "", "User that enrolment files tell agents."},
+      {"agent.nats_password", "", "Its password.", kind::text, true},
+      {"agent.heartbeat_interval_ms", "2000", "How often agents report.", kind::number, false, 50, 600'000},
+      {"admin.listen", "127.0.0.1:7443", "gRPC admin API; plaintext, so loopback only."},
+      {"xds.listen", "127.0.0.1:7444", "Gateways' configuration (delta ADS); plaintext, for trusted networks."},
+      {"xds.advertise", "", "What gateways' bootstraps tell; empty: xds.listen."},
+      {"http.listen", "127.0.0.1:7445", "/healthz, /readyz, /metrics."},
+      {"log.level", "info", "trace, debug, info, warn, error."},
+      {"log.format", "auto", "json, text; auto: text on a terminal."},
+      {"threads", "2", "Scheduler threads.", kind::number, false, 1, 256},
+  };
+  return all;
+}
+
+std::string environment_name(const std::string& key) {
+  std::string out = "WARREN_";
+  for (char c : key) out += c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return out;
+}
+
+std::string flag_name(const std::string& key) {
+  std::string out = "--";
+  for (char c : key) out += c == '.' || c == '_' ? '-' : c;
+  return out;
+}
+
+namespace {
+
+const setting* find_setting(const std::string& key) {
+  for (const auto& s : settings())
+    if (s.key == key) return &s;
+  return nullptr;
+}
+
+bool parse_number(const std::string& text, long& out) {
+  const auto* end = text.data() + text.size();
+  const auto r = std::from_chars(text.data(), end, out);
+  return r.ec == std::errc{} && r.ptr == end;
+}
+
+std::string check(const setting& s, const std::string& text) {
+  if (text.size() > 4096) return "is longer than 4096 bytes";
+  if (s.what != setting::kind::number) return "";
+  long n = 0;
+  if (!parse_number(text, n)) return "is not a number";
+  if (n < s.min || n > s.max) return fmt::format("is not within {} … {}", s.min, s.max);
+  return "";
+}
+
+}  // namespace
+
+struct loader {
+  loaded out;
+
+  void put(const std::string& key, std::string text, std::string source) {
+    const auto* s = find_setting(key);
+    if (s == nullptr) {
+      out.errors.push_back(fmt::format("{}: unknown key {}", source, key));
+      return;
+    }
+    if (auto wrong = check(*s, text); !wrong.empty()) {
+      out.errors.push_back(fmt::format("{}: {} {}", source, key, wrong));
+      return;
+    }
+    out.config.values_[key] = {std::move(text), std::move(source)};
+  }
+
+  void walk(const toml::table& table, const std::string& prefix, const std::string& file) {
+    for (const auto& [k, node] : table) {
+      const auto key = prefix + std::string{k.str()};
+      const auto source = fmt::format("{}:{}", file, node.source().begin.line);
+      if (const auto* t = node.as_table()) walk(*t, key + ".", file);
+      else if (const auto* text = node.as_string()) put(key, text->get(), source);
+      else if (const auto* n = node.as_integer()) put(key, std::to_string(n->get()), source);
+      else if (const auto* list = node.as_array()) {
+        std::string joined;
+        bool texts = true;
+        for (const auto& each : *list) {
+          const auto* item = each.as_string();
+          if (item == nullptr) {
+            texts = false;
+            break;
+          }
+          if (!joined.empty()) joined += ',';
+          joined += item->get();
+        }
+        if (texts) put(key, joined, source);
+        else out.errors.push_back(fmt::format("{}: {} is not a list of texts", source, key));
+      } else {
+        out.errors.push_back(fmt::format("{}: {} is neither a text, a number nor a list", source, key));
+      }
+    }
+  }
+};
+
+long effective::number(const std::string& key) const {
+  long n = 0;
+  parse_number(text(key), n);
+  return n;
+}
+
+std::vector<std::string> effective::list(const std::string& key) const {
+  std::vector<std::string> out;
+  std::istringstream in{text(key)};
+  for (std::string item; std::getline(in, item, ',');)
+    if (!item.empty()) out.push_back(item);
+  return out;
+}
+
+loaded load(const std::string& file, const std::map<std::string, std::string>& environment,
+            const std::map<std::string, std::string>& flags) {
+  loader l;
+  for (const auto& s : settings()) l.put(s.key, s.fallback, "default");
+  if (!file.empty()) {
+    try {
+      l.walk(toml::parse_file(file), "", file);
+    } catch (const toml::parse_error& e) {
+      l.out.errors.push_back(fmt::format("{}:{}: {}", file, e.source().begin.line, e.description()));
+    }
+  }
+  for (const auto& s : settings()) {
+    auto it = environment.find(environment_name(s.key));
+    if (it != environment.end()) l.put(s.key, it->second, "environment " + it->first);
+  }
+  for (const auto& [key, text] : flags) l.put(key, text, "flag " + flag_name(key));
+  return std::move(l.out);
+}
+
+std::string print(const effective& config) {
+  std::string out;
+  static const std::regex url_password{"(://[^:/@]*):[^@]*@"};
+  for (const auto& s : settings()) {
+    const auto& v = config.all().at(s.key);
+    std::string shown = s.secret && !v.text.empty() && s.key != "database.url" ? "(set)" : v.text;
+    if (s.key == "database.url") {
+      shown = std::regex_replace(shown, url_password, "$1:(set)@");
+      shown = std::regex_replace(shown, std::regex{"password=[^ ]*"}, "password=(set)");
+    }
+    out += fmt::format("{:<32} = {:<40} # {}\n", s.key, shown, v.source);
+  }
+  return out;
+}
+
+}  // namespace warren::config

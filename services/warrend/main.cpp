@@ -1,0 +1,103 @@
+// services/warrend/main.cpp -- the command line of warrend.
+#include <iostream>
+#include <map>
+#include <string>
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "services/store/migrate.hpp"
+#include "services/warrend/config.hpp"
+#include "services/warrend/serve.hpp"
+
+namespace {
+
+using namespace warren;
+
+/// The settings as flags of one subcommand.
+struct flags {
+  std::string file;
+  std::map<std::string, std::string> given;
+
+  void add_to(CLI::App& app) {
+    app.add_option("-c,--config", file, "TOML file")->check(CLI::ExistingFile);
+    for (const auto& s : config::settings()) {
+      auto help = s.help + fmt::format(" [{}, {}]", s.secret ? "" : s.fallback, config::environment_name(s.key));
+      app.add_option_function<std::string>(
+          config::flag_name(s.key), [this, key = s.key](const std::string& text) { given[key] = text; }, help);
+    }
+  }
+
+  std::map<std::string, std::string> environment() const {
+    std::map<std::string, std::string> out;
+    for (const auto& s : config::settings()) {
+      const auto name = config::environment_name(s.key);
+      if (const char* text = std::getenv(name.c_str())) out[name] = text;
+    }
+    return out;
+  }
+
+  /// False: what is wrong is on stderr.
+  bool load(config::effective& out) const {
+    auto loaded = config::load(file, environment(), given);
+    for (const auto& e : loaded.errors) std::cerr << "warrend: " << e << '\n';
+    out = std::move(loaded.config);
+    return loaded.errors.empty();
+  }
+};
+
+int migrate_command(const config::effective& c, bool dry_run) {
+  try {
+    migrate_options options;
+    options.partitions = static_cast<int>(c.number("database.partitions"));
+    options.dry_run = dry_run;
+    const auto applied = migrate(c.text("database.url"), c.text("database.migrations"), options);
+    for (const auto& m : applied)
+      std::cout << fmt::format("{} {:04} {}\n", dry_run ? "would apply" : "applied", m.level, m.name);
+    if (applied.empty()) std::cout << "nothing to do\n";
+    return 0;
+  } catch (const std::exception& e) {
+    std::cerr << "warrend: " << e.what() << '\n';
+    return 1;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"The control plane of a tunnel service."};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "warrend 0.1.0");
+  flags f;
+  bool dry_run = false, effective_only = false;
+
+  auto* serve_app = app.add_subcommand("serve", "Run one instance until SIGTERM");
+  auto* migrate_app = app.add_subcommand("migrate", "Bring the database's schema up to date");
+  migrate_app->add_flag("--dry-run", dry_run, "Say what would be applied");
+  auto* config_app = app.add_subcommand("config", "Look at the configuration");
+  config_app->require_subcommand(1);
+  auto* print_app = config_app->add_subcommand("print", "Each value, and where it came from");
+  print_app->add_flag("--effective", effective_only, "What an instance would run with (the default)");
+  auto* check_app = config_app->add_subcommand("check", "Fail on what is unknown or wrong, with its line");
+  for (auto* a : {serve_app, migrate_app, print_app, check_app}) f.add_to(*a);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  config::effective c;
+  if (!f.load(c)) return 2;
+  if (check_app->parsed()) {
+    std::cout << "the configuration is fine\n";
+    return 0;
+  }
+  if (print_app->parsed()) {
+    std::cout << config::print(c);
+    return 0;
+  }
+  if (migrate_app->parsed()) return migrate_command(c, dry_run);
+  return serve(c);
+}

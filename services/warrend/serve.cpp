@@ -1,0 +1,392 @@
+// services/warrend/serve.cpp -- wires the rooms together and takes them down in order. Decides nothing.
+#include "services/warrend/serve.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <future>
+#include <iostream>
+#include <random>
+#include <thread>
+
+#include <openssl/rand.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include "actors/connector/silence_actor.hpp"
+#include "actors/core/protocol.hpp"
+#include "actors/core/subjects.hpp"
+#include "actors/placement/actor.hpp"
+#include "services/admin/server.hpp"
+#include "services/bus/actor.hpp"
+#include "services/bus/connection.hpp"
+#include "services/bus/disconnect_watch.hpp"
+#include "services/dialer/dialer.hpp"
+#include "services/gateway/bootstrap.hpp"
+#include "services/gateway/xds.hpp"
+#include "services/replica/actor.hpp"
+#include "services/replica/view.hpp"
+#include "services/store/actor.hpp"
+#include "services/store/migrate.hpp"
+#include "services/telemetry/health.hpp"
+#include "services/telemetry/logging.hpp"
+#include "services/telemetry/metrics.hpp"
+
+namespace warren {
+
+namespace {
+
+std::int64_t wall_ms() {
+  return std::chrono::duration_cast<millis>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+std::int64_t steady_ms() {
+  return std::chrono::duration_cast<millis>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string secret(std::size_t bytes) {
+  std::string out(bytes, '\0');
+  if (RAND_bytes(reinterpret_cast<unsigned char*>(out.data()), static_cast<int>(bytes)) != 1)
+    throw std::runtime_error("the system has no randomness to give");
+  return out;
+}
+
+std::uint64_t random_number() {
+  thread_local std::mt19937_64 engine{std::random_device{}()};
+  return engine();
+}
+
+/// Blocks until SIGTERM or SIGINT; SIGHUP reads the log level again.
+class signals {
+public:
+  signals() {
+    sigemptyset(&set_);
+    for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set_, s);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);  // before any thread starts, so that all inherit it
+    std::signal(SIGPIPE, SIG_IGN);
+  }
+  int wait() const {
+    int got = 0;
+    sigwait(&set_, &got);
+    return got;
+  }
+
+private:
+  sigset_t set_{};
+};
+
+struct endpoint {
+  std::string host;
+  int port = 0;
+};
+endpoint split_endpoint(const std::string& text) {
+  const auto colon = text.rfind(':');
+  if (colon == std::string::npos) return {text, 0};
+  auto host = text.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  return {host, std::atoi(text.c_str() + colon + 1)};
+}
+
+int fail(const std::string& sentence) {
+  std::cerr << "warrend: " << sentence << '\n';
+  return 1;
+}
+
+bus::connection_options bus_options(const config::effective& c, const std::string& user_key) {
+  bus::connection_options o;
+  o.urls = c.list("nats.urls");
+  o.name = "warrend/" + c.text("instance.name");
+  o.user = c.text("nats." + user_key + "user");
+  o.password = c.text("nats." + user_key + "password");
+  return o;
+}
+
+}  // namespace
+
+int serve(const config::effective& c) {
+  const signals stop_signals;
+  const auto started_ms = steady_ms();
+  const auto name = c.text("instance.name");
+  telemetry::setup_logging({.level = c.text("log.level"), .format = c.text("log.format"), .instance = name});
+  telemetry::metrics count{name};
+  telemetry::health health;
+  for (const auto* dependency : {"database", "bus", "cache", "placement"}) health.set(dependency, false, "starting");
+
+  // ---- what the database says first ----
+  const auto url = c.text("database.url");
+  int partitions = 0;
+  try {
+    if (auto misfit = schema_misfit(url); !misfit.empty()) return fail(misfit);
+    partitions = partitions_of_database(url);
+  } catch (const std::exception& e) {
+    return fail(std::string{"the database cannot be asked: "} + e.what());
+  }
+  std::atomic<bool> stepping_down{false};
+  auto leases = std::make_shared<lease_store>(lease_store_config{
+      .conninfo = url,
+      .name = name,
+      .ttl = millis{c.number("instance.lease_ms")},
+      .on_lost =
+          [&](const std::string& reason) {
+            spdlog::error("stepping down: {}", reason);
+            if (!stepping_down.exchange(true)) kill(getpid(), SIGTERM);
+          }});
+  if (auto error = leases->start(); !error.empty()) return fail(error);
+  const auto me = leases->id();
+
+  // ---- NATS ----
+  std::shared_ptr<bus::connection> link;
+  try {
+    link = bus::connection::open(bus_options(c, ""), &count);
+  } catch (const std::invalid_argument& e) {
+    return fail(std::string{"nats: "} + e.what());
+  }
+
+  // ---- actors ----
+  caf::actor_system_config caf_config;
+  caf_config.set("scheduler.policy", caf::atom("sharing"));  // work stealing collapses under foreign threads
+  caf_config.set("scheduler.max-threads", static_cast<std::size_t>(c.number("threads")));
+  caf::actor_system system{caf_config};
+  replica::view view;
+  view.set_partitions(partitions, started_ms);
+
+  // Callbacks of the store and of the gateways run before their receivers exist; they find them here.
+  struct receivers {
+    replica::replica_actor replica;
+    placement_actor placement;
+  };
+  auto to = std::make_shared<receivers>();
+  std::atomic<bool> wired{false};
+
+  const auto publish_revision = [link](const busv1::Revision& r) {
+    auto bytes = r.SerializeAsString();
+    if (bytes.size() > limits::bus_message_bytes_max) {
+      busv1::Revision small = r;
+      small.clear_rows();
+      small.set_truncated(true);  // the others fetch it
+      bytes = small.SerializeAsString();
+    }
+    link->publish(bus::revision_subject(r.partition()), bytes);
+  };
+  auto db = std::make_shared<store>(store_config{
+      .conninfo = url,
+      .instance = me,
+      .lanes = static_cast<int>(c.number("database.lanes")),
+      .count = &count,
+      .on_commit =
+          [&, to, publish_revision](const busv1::Revision& r) {
+            if (wired) caf::anon_send(to->replica, committed{r});
+            publish_revision(r);
+          },
+      .on_rival =
+          [&, to](partition_id p) {
+            if (wired) caf::anon_send(to->placement, to_partition{p, adopt_rivals{p, 0}});
+          },
+      .on_state =
+          [&](bool up, const std::string& reason) {
+            health.set("database", up, reason);
+            count.set("warren_store_up", up ? 1 : 0);
+          }});
+  const auto store_handle = spawn_store(system, db);
+  const auto lease_handle = spawn_lease_store(system, leases);
+  const auto bus_handle = bus::spawn_bus(system, link, count);
+  const auto dialer_handle = dialer::spawn_dialer(system, count);
+  to->replica = replica::spawn_replica(
+      system, view, store_handle, bus_handle,
+      {.partitions = partitions, .instance = me, .wall_ms = wall_ms, .random = random_number}, count);
+  const auto silence_handle = connector::spawn_silence(
+      system,
+      [&, to](bool on) {
+        if (wired) caf::anon_send(to->placement, mass_silence{on});
+        health.set("agents", true, on ? "mass silence: many agents fell silent at once; nobody is declared offline" : "");
+      },
+      count);
+
+  std::mutex placement_mutex;
+  admin::placement_info last_placement;
+  last_placement.error = "nothing is known yet";
+  placement::placement_context placing;
+  placing.leases = lease_handle;
+  placing.me = me;
+  placing.lease = millis{c.number("instance.lease_ms")};
+  auto& entity = placing.partition.entity;
+  entity.store = store_handle;
+  entity.bus = bus_handle;
+  entity.dialer = dialer_handle;
+  entity.silence = silence_handle;
+  entity.count = &count;
+  entity.heartbeat_interval_ms = c.number("agent.heartbeat_interval_ms");
+  entity.wall_ms = wall_ms;
+  entity.random = random_number;
+  entity.fresh_uid = [] { return protocol::hex(secret(16)); };
+  entity.secret = secret;
+  placing.partition.partitions = partitions;
+  placing.partition.started_steady_ms = started_ms;
+  placing.partition.bus_connected = link->connected();
+  placing.partition.find_class = [&view, partitions](const std::string& wanted) {
+    return view.read([&](const replica::tables& t) {
+      partition::partition_context::class_answer a;
+      auto reserved = t.partitions.find(partitions);
+      a.known = reserved != t.partitions.end() && reserved->second.warm;
+      auto it = t.connector_classes.find(wanted);
+      a.found = it != t.connector_classes.end();
+      if (a.found)
+        a.allowed_networks.assign(it->second->allowed_networks().begin(), it->second->allowed_networks().end());
+      return a;
+    });
+  };
+  placing.partition.seen_revision = [&view](partition_id p) {
+    return view.read([&](const replica::tables& t) {
+      auto it = t.partitions.find(p);
+      return it == t.partitions.end() ? revision_t{0} : it->second.revision;
+    });
+  };
+  placing.on_change = [&](const owned_partitions& o) {
+    health.set("placement", o.lease, o.lease ? "" : "the instance lease is not held");
+  };
+  placing.on_view = [&](const placement_view& v) {
+    admin::placement_info info;
+    for (const auto& i : v.instances)
+      info.instances.push_back({i.id, i.name, i.started_at_ms, i.expires_at_ms, i.alive, i.bus_ok, i.draining});
+    for (const auto& p : v.partitions) info.partitions.push_back({p.id, p.owner, p.epoch, p.revision});
+    std::lock_guard lock{placement_mutex};
+    last_placement = std::move(info);
+  };
+  to->placement = system.spawn(placement::actor, std::move(placing));
+  wired = true;
+  db->start();
+  link->on_state([&, to](bool connected) {
+    health.set("bus", connected, connected ? "" : "not connected to NATS");
+    count.set("warren_bus_connected", connected ? 1 : 0);
+    caf::anon_send(to->placement, bus_state{connected});
+    caf::anon_send(to->replica, bus_state{connected});
+  });
+
+  std::unique_ptr<bus::disconnect_watch> disconnects;
+  if (!c.text("nats.system_user").empty()) {
+    auto options = bus_options(c, "system_");
+    options.bulk_connection = false;
+    disconnects = std::make_unique<bus::disconnect_watch>(
+        options,
+        [to, partitions](std::string_view project, std::string_view kind, std::string_view agent) {
+          if (kind != bus::kind_connector) return;
+          caf::anon_send(to->placement, to_partition{partition_of(project, partitions),
+                                                     agent_disconnected{std::string{project}, std::string{agent}}});
+        },
+        nullptr, &count);
+  }
+
+  // ---- gateways ----
+  gateway::gateway_server gateways{
+      view,
+      {.instance = me,
+       .next_stream =
+           [db] {
+             auto promise = std::make_shared<std::promise<std::optional<std::int64_t>>>();
+             auto number = promise->get_future();
+             db->next_gateway_stream([promise](std::optional<std::int64_t> n) { promise->set_value(n); });
+             auto n = number.get();
+             if (!n) throw std::runtime_error("the database is away");
+             return *n;
+           },
+       .on_ack =
+           [to, link](const busv1::GatewayAck& ack) {
+             caf::anon_send(to->replica, ack);
+             caf::anon_send(to->placement, to_partition{ack.partition(), ack});
+             link->publish(bus::ack_subject(ack.partition()), ack.SerializeAsString());
+           }},
+      count};
+  const int xds_port = gateways.start(c.text("xds.listen"));
+  if (xds_port == 0) return fail("xds.listen " + c.text("xds.listen") + " cannot be had: is the port taken?");
+  auto advertised = split_endpoint(c.text("xds.advertise").empty() ? c.text("xds.listen") : c.text("xds.advertise"));
+  if (advertised.port == 0) advertised.port = xds_port;
+
+  // ---- the admin API ----
+  admin::server_config api;
+  api.listen = c.text("admin.listen");
+  api.partitions = partitions;
+  api.self = me;
+  api.version = "0.1.0";
+  api.agents.urls = c.list(c.text("agent.nats_urls").empty() ? "nats.urls" : "agent.nats_urls");
+  api.agents.user = c.text("agent.nats_user");
+  api.agents.password = c.text("agent.nats_password");
+  api.counts = &count;
+  api.send = [link](partition_id partition, std::string payload, millis timeout, bus::reply_callback done) {
+    link->request(bus::api_subject(partition), payload, timeout, std::move(done));
+  };
+  api.audit = [db](admin::audit_query q, std::function<void(admin::audit_page)> then) {
+    db->list_audit(q.project, q.before_id, q.limit, [then](std::string error, std::vector<audit_event> events) {
+      admin::audit_page page;
+      page.error = std::move(error);
+      for (auto& e : events)
+        page.events.push_back({e.id, e.at_ms, e.project, e.principal, e.remote, e.method, e.resource,
+                               e.request_id, e.before_json, e.after_json});
+      then(std::move(page));
+    });
+  };
+  api.placement = [&] {
+    std::lock_guard lock{placement_mutex};
+    return last_placement;
+  };
+  api.bootstrap = [advertised](const v1::GatewayRow& row, const v1::GatewayClassRow*) {
+    return gateway::bootstrap_yaml(row.name(), row.class_(), advertised.host, advertised.port, "127.0.0.1:0");
+  };
+  std::unique_ptr<admin::server> admin_server;
+  std::unique_ptr<telemetry::http_server> http;
+  try {
+    admin_server = admin::server::start(std::move(api), view);
+    http = telemetry::http_server::start(c.text("http.listen"), health, count);
+  } catch (const std::exception& e) {
+    return fail(e.what());
+  }
+
+  const auto watch_warmth = view.subscribe([&, said = false](const replica::change_set&) mutable {
+    if (said) return;
+    const bool warm = view.read([](const replica::tables& t) { return t.warm; });
+    if (!warm) return;
+    said = true;
+    health.set("cache", true, "");
+    admin_server->set_ready(true);
+    spdlog::info("ready: admin {}, xds port {}, http {}", c.text("admin.listen"), xds_port, c.text("http.listen"));
+  });
+  spdlog::info("instance {} ({}) has started with {} partitions", name, me, partitions);
+
+  // ---- until told to stop ----
+  while (stop_signals.wait() == SIGHUP) telemetry::set_log_level(c.text("log.level"));
+
+  spdlog::info("stopping");
+  health.set("draining", false, "the instance is stopping");
+  admin_server->set_ready(false);
+  // Whatever hangs below must not keep the process longer than its supervisor is patient (30 s).
+  std::thread{[] {
+    std::this_thread::sleep_for(std::chrono::seconds{25});
+    std::fputs("warrend: shutdown took too long, leaving\n", stderr);
+    _exit(1);
+  }}.detach();
+  {
+    caf::scoped_actor asker{system};
+    asker->request(to->placement, millis{10'000}, drain{})
+        .receive([](const drained& d) { spdlog::info("{} partitions released", d.released); },
+                 [&](const caf::error& e) { spdlog::warn("draining: {}", system.render(e)); });
+  }
+  view.unsubscribe(watch_warmth);
+  gateways.stop(millis{200});
+  admin_server->shutdown(millis{2000});
+  http.reset();
+  if (disconnects) disconnects->close();
+  leases->stop();
+  db->stop();
+  for (const auto& a : {caf::actor_cast<caf::actor>(to->placement), caf::actor_cast<caf::actor>(to->replica),
+                        caf::actor_cast<caf::actor>(silence_handle), caf::actor_cast<caf::actor>(store_handle),
+                        caf::actor_cast<caf::actor>(lease_handle), caf::actor_cast<caf::actor>(dialer_handle),
+                        caf::actor_cast<caf::actor>(bus_handle)})
+    caf::anon_send_exit(a, caf::exit_reason::kill);
+  link->flush(millis{200});
+  link->close();
+  spdlog::info("stopped");
+  spdlog::shutdown();
+  std::fflush(nullptr);
+  _exit(stepping_down ? 1 : 0);  // nothing of value is left; CAF would wait for timers that nobody needs
+}
+
+}  // namespace warren
