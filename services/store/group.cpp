@@ -1,0 +1,639 @@
+// services/store/group.cpp -- one group commit. See group.hpp.
+#include "services/store/group.hpp"
+
+#include <algorithm>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+
+#include <sys/socket.h>
+
+#include "actors/core/limits.hpp"
+#include "actors/core/time.hpp"
+#include "services/store/failpoint.hpp"
+#include "services/store/rows.hpp"
+#include "services/store/statements.hpp"
+
+namespace warren::sql {
+namespace {
+
+using op = row_write::op;
+
+/// A JSON array, built element by element.
+class list {
+public:
+  std::string& next() {
+    if (text_.size() > 1) text_ += ',';
+    ++count_;
+    return text_;
+  }
+  bool empty() const { return count_ == 0; }
+  std::size_t size() const { return count_; }
+  std::string close() const { return text_ + "]"; }
+
+private:
+  std::string text_ = "[";
+  std::size_t count_ = 0;
+};
+
+template <class Names> std::string json_list(const Names& names) {
+  list out;
+  for (const auto& n : names) append_json(out.next(), std::string_view{n});
+  return out.close();
+}
+
+void member(std::string& out, const char* name, std::string_view text) {
+  out += out.back() == '{' ? "\"" : ",\"";
+  out += name;
+  out += "\":";
+  append_json(out, text);
+}
+void member(std::string& out, const char* name, std::int64_t number) {
+  out += out.back() == '{' ? "\"" : ",\"";
+  out += name;
+  out += "\":";
+  out += std::to_string(number);
+}
+
+std::string hex(const std::string& bytes) {
+  static constexpr char digits[] = "0123456789abcdef";
+  std::string out;
+  out.reserve(bytes.size() * 2);
+  for (char c : bytes) {
+    out += digits[static_cast<unsigned char>(c) >> 4];
+    out += digits[static_cast<unsigned char>(c) & 15];
+  }
+  return out;
+}
+std::string unhex(std::string_view text) {
+  const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
+  std::string out;
+  for (std::size_t i = 0; i + 1 < text.size(); i += 2)
+    out += static_cast<char>(digit(text[i]) * 16 + digit(text[i + 1]));
+  return out;
+}
+
+std::string request_key(const answered_request& r) { return r.project + '\n' + r.method + '\n' + r.request_id; }
+
+std::string public_key_of(const v1::Row& row) {
+  return row.has_connector() ? row.connector().public_key() : std::string{};
+}
+
+/// One transition on its way through the transaction.
+struct item {
+  const save_request* request = nullptr;
+  revision_t revision = 0;
+  std::optional<save_result> verdict;             ///< set: it is left out
+  std::vector<v1::Row> images;                    ///< as written, one for each row
+  std::vector<std::string> claim, drop;           ///< host names that really change hands
+
+  void refuse(errc code, std::string field, std::string message) {
+    if (!verdict) verdict = save_refused{code, std::move(field), std::move(message)};
+  }
+  void conflict(std::string what) {
+    if (!verdict) verdict = save_conflict{std::move(what)};
+  }
+};
+
+class transaction {
+public:
+  transaction(session& s, instance_id me, const std::vector<const save_request*>& group)
+      : session_{s}, me_{me}, tx_{s.conn} {
+    for (const auto* r : group) {
+      items_.emplace_back();
+      items_.back().request = r;
+    }
+  }
+
+  void run(const std::function<void(std::vector<fenced>, group_result)>& before_commit) {
+    check_shape();
+    WARREN_FAILPOINT("before_fence");
+    fence();
+    WARREN_FAILPOINT("after_fence");
+    judge_requests();
+    judge_rows();
+    judge_public_keys();
+    judge_attachments();
+    judge_hostnames();
+    if (std::none_of(items_.begin(), items_.end(), [](const item& i) { return !i.verdict; })) {
+      tx_.abort();
+      raised_.clear();
+      before_commit({}, result());
+      return;
+    }
+    prepare_images();
+    erase();
+    write();
+    claim();
+    write_trail();
+    collect_tombstones();
+    before_commit(raised_, result());
+    WARREN_FAILPOINT("before_commit");
+    tx_.commit();
+    if (WARREN_FAILPOINT_ACTION("after_commit", "undecided")) {
+      ::shutdown(session_.conn.sock(), SHUT_RDWR);
+      throw pqxx::in_doubt_error{"failpoint: the connection ended while committing"};
+    }
+  }
+
+private:
+  template <class F> void each(F&& f) {
+    for (auto& i : items_)
+      if (!i.verdict) f(i);
+  }
+
+  void check_shape() {
+    each([&](item& i) {
+      const auto& r = *i.request;
+      const auto wrong = [&](const std::string& project) {
+        return partition_of(project, session_.partitions) != r.partition;
+      };
+      for (const auto& w : r.rows) {
+        const auto* t = table_of(w.row);
+        if (!t || t->name == "hostname_claim") return i.refuse(errc::internal, "row", "not a row that is written so");
+        if (wrong(text_field(w.row, "project"))) return i.refuse(errc::internal, "partition", "not the project's partition");
+        if (w.what == op::insert && t->uid && text_field(w.row, "uid").empty())
+          return i.refuse(errc::internal, "uid", "a new row needs a uid");
+        // A row at the rival's version has to be adopted before it is written.
+        if (w.what != op::insert && w.expected == rival_version) return i.conflict(t->name + " " + key_of(*t, w.row));
+      }
+      if (r.claims && wrong(r.claims->project)) i.refuse(errc::internal, "partition", "not the project's partition");
+    });
+  }
+
+  void fence() {
+    std::set<std::pair<partition_id, epoch_t>> wanted;
+    std::set<partition_id> ids;
+    each([&](item& i) {
+      wanted.emplace(i.request->partition, i.request->epoch);
+      ids.insert(i.request->partition);
+    });
+    if (wanted.empty()) return;
+    if (ids.size() > 1) {
+      std::string array = "{";
+      for (auto id : ids) array += (array.size() > 1 ? "," : "") + std::to_string(id);
+      tx_.exec_prepared("lock_partitions", array + "}");
+    }
+    list pairs;
+    for (const auto& [id, epoch] : wanted) {
+      auto& out = pairs.next();
+      out += '{';
+      member(out, "id", std::int64_t{id});
+      member(out, "epoch", epoch);
+      out += '}';
+    }
+    std::map<std::pair<partition_id, epoch_t>, revision_t> ours;
+    for (const auto& row : tx_.exec_prepared("fence", pairs.close(), me_)) {
+      const fenced f{row[0].as<int>(), row[1].as<std::int64_t>(), row[2].as<std::int64_t>()};
+      ours[{f.partition, f.epoch}] = f.revision;
+      raised_.push_back(f);
+    }
+    each([&](item& i) {
+      auto found = ours.find({i.request->partition, i.request->epoch});
+      if (found == ours.end())
+        i.verdict = save_lost{};
+      else
+        i.revision = found->second;
+    });
+  }
+
+  void judge_requests() {
+    list wanted;
+    each([&](item& i) {
+      if (!i.request->request || i.request->request->request_id.empty()) return;
+      const auto& r = *i.request->request;
+      auto& out = wanted.next();
+      out += '{';
+      member(out, "project", r.project);
+      member(out, "method", r.method);
+      member(out, "request_id", r.request_id);
+      out += '}';
+    });
+    if (wanted.empty()) return;
+    std::map<std::string, std::pair<std::string, std::string>> known;
+    for (const auto& row : tx_.exec_prepared("find_requests", wanted.close()))
+      known[row[0].as<std::string>() + '\n' + row[1].as<std::string>() + '\n' + row[2].as<std::string>()] = {
+          row[3].as<std::string>(), row[4].as<std::string>()};
+    each([&](item& i) {
+      if (!i.request->request) return;
+      auto found = known.find(request_key(*i.request->request));
+      if (found == known.end()) return;
+      if (found->second.first != i.request->request->digest)
+        return i.refuse(errc::invalid, "request_id", "this request id was used for a request with another content");
+      save_replayed answer;
+      if (!answer.reply.ParseFromString(unhex(found->second.second)))
+        return i.refuse(errc::internal, "request_id", "the stored answer cannot be read");
+      i.verdict = std::move(answer);
+    });
+  }
+
+  void judge_rows() {
+    for (const auto& t : tables()) {
+      list update, erase, insert;
+      each([&](item& i) {
+        for (const auto& w : i.request->rows)
+          if (table_of(w.row) == &t)
+            (w.what == op::insert ? insert : w.what == op::update ? update : erase).next() += key_json(t, w.row);
+      });
+      std::unordered_map<std::string, std::int64_t> versions;
+      std::unordered_set<std::string> existing;
+      if (!update.empty())
+        for (const auto& row : tx_.exec_prepared(lock_rows(t), update.close()))
+          versions[row[0].as<std::string>()] = row[1].as<std::int64_t>();
+      if (!erase.empty())
+        for (const auto& row : tx_.exec_prepared(lock_rows_to_erase(t), erase.close())) {
+          versions[row[0].as<std::string>()] = row[1].as<std::int64_t>();
+          if (auto image = parse_row(t.name, row[2].as<std::string>())) last_[t.name + ' ' + row[0].as<std::string>()] = *image;
+        }
+      if (!insert.empty())
+        for (const auto& row : tx_.exec_prepared(find_rows(t), insert.close())) existing.insert(row[0].as<std::string>());
+      if (update.empty() && erase.empty() && insert.empty()) continue;
+      each([&](item& i) {
+        for (const auto& w : i.request->rows) {
+          if (table_of(w.row) != &t) continue;
+          const auto key = key_of(t, w.row);
+          if (w.what == op::insert) {
+            if (existing.count(key)) return i.conflict("exists: " + t.name + " " + key);
+            continue;
+          }
+          auto found = versions.find(key);
+          if (found == versions.end() || found->second != w.expected) return i.conflict(t.name + " " + key);
+        }
+      });
+    }
+  }
+
+  void judge_public_keys() {
+    std::set<std::string> wanted;
+    each([&](item& i) {
+      for (const auto& w : i.request->rows)
+        if (w.what != op::erase && !public_key_of(w.row).empty()) wanted.insert(public_key_of(w.row));
+    });
+    if (wanted.empty()) return;
+    std::map<std::string, std::string> holders;
+    for (const auto& row : tx_.exec_prepared("find_public_keys", json_list(wanted)))
+      holders[row[0].as<std::string>()] = row[1].as<std::string>();
+    each([&](item& i) {
+      for (const auto& w : i.request->rows) {
+        if (w.what == op::erase) continue;
+        auto found = holders.find(public_key_of(w.row));
+        if (found != holders.end() && found->second != key_of(*table_of(w.row), w.row))
+          return i.refuse(errc::already_exists, "public_key", "another connector has this public key");
+      }
+    });
+  }
+
+  void judge_attachments() {
+    std::set<std::string> wanted;
+    each([&](item& i) {
+      for (const auto& w : i.request->rows)
+        if (w.what == op::insert && w.row.has_attachment()) wanted.insert(w.row.attachment().tunnel_uid());
+    });
+    if (wanted.empty()) return;
+    std::unordered_set<std::string> existing, locked;
+    const auto uids = json_list(wanted);
+    for (const auto& row : tx_.exec_prepared("find_tunnel_uids", uids)) existing.insert(row[0].as<std::string>());
+    for (const auto& row : tx_.exec_prepared("lock_tunnel_uids", uids)) locked.insert(row[0].as<std::string>());
+    each([&](item& i) {
+      for (const auto& w : i.request->rows) {
+        if (w.what != op::insert || !w.row.has_attachment()) continue;
+        const auto& uid = w.row.attachment().tunnel_uid();
+        if (locked.count(uid)) continue;
+        if (existing.count(uid)) return i.conflict("tunnel " + uid);
+        return i.refuse(errc::not_found, "tunnel_uid", "there is no such tunnel");
+      }
+    });
+  }
+
+  void judge_hostnames() {
+    std::set<std::string> all;
+    each([&](item& i) {
+      if (!i.request->claims) return;
+      all.insert(i.request->claims->claim.begin(), i.request->claims->claim.end());
+      all.insert(i.request->claims->drop.begin(), i.request->claims->drop.end());
+    });
+    if (all.empty()) return;
+    const auto names = json_list(all);
+    std::unordered_set<std::string> missed;
+    for (const auto& row : tx_.exec_prepared("lock_hostnames", names))
+      if (!row[1].as<bool>()) missed.insert(row[0].as<std::string>());
+    std::unordered_map<std::string, std::string> held;  // by which tunnel
+    for (const auto& row : tx_.exec_prepared("find_claims", names)) held[row[0].as<std::string>()] = row[1].as<std::string>();
+
+    std::set<std::string> to_drop;
+    each([&](item& i) {
+      if (!i.request->claims) return;
+      const auto& c = *i.request->claims;
+      for (const auto* part : {&c.claim, &c.drop})
+        for (const auto& name : *part)
+          if (missed.count(name)) return i.conflict("host name " + name);
+      std::set<std::string> seen;
+      for (const auto& name : c.claim) {
+        auto found = held.find(name);
+        if (found != held.end() && found->second != c.tunnel_uid)
+          return i.refuse(errc::already_exists, "hostnames", "the host name " + name + " belongs to another tunnel");
+        if (found == held.end() && seen.insert(name).second) i.claim.push_back(name);
+      }
+      for (const auto& name : c.drop) {
+        auto found = held.find(name);
+        const bool kept = std::find(c.claim.begin(), c.claim.end(), name) != c.claim.end();
+        if (!kept && found != held.end() && found->second == c.tunnel_uid && seen.insert(name).second) {
+          i.drop.push_back(name);
+          to_drop.insert(name);
+        }
+      }
+    });
+    if (to_drop.empty()) return;
+    std::unordered_set<std::string> locked;
+    for (const auto& row : tx_.exec_prepared("lock_claims", json_list(to_drop))) locked.insert(row[0].as<std::string>());
+    each([&](item& i) {
+      for (const auto& name : i.drop)
+        if (!locked.count(name)) return i.conflict("host name " + name);
+    });
+  }
+
+  void prepare_images() {
+    const auto now = timestamp_from_ms(
+        std::chrono::duration_cast<millis>(std::chrono::system_clock::now().time_since_epoch()).count());
+    each([&](item& i) {
+      for (const auto& w : i.request->rows) {
+        const auto& t = *table_of(w.row);
+        if (w.what == op::erase) {
+          i.images.push_back(last_.at(t.name + ' ' + key_of(t, w.row)));
+          continue;
+        }
+        auto& image = i.images.emplace_back(w.row);
+        set_number_field(image, "partition", i.request->partition);
+        set_number_field(image, "version", i.revision);
+        if (w.routes) set_number_field(image, "route_version", i.revision);
+        auto* m = mutable_message_of(t, image);
+        if (t.timestamps)
+          for (const char* name : {"created_at", "updated_at"}) {
+            const auto* f = t.descriptor->FindFieldByName(name);
+            if (!m->GetReflection()->HasField(*m, f)) m->GetReflection()->MutableMessage(m, f)->CopyFrom(now);
+          }
+        truncate_timestamps(*m);
+      }
+    });
+  }
+
+  void executed(const std::string& statement, const std::string& table_name, const list& rows) {
+    const auto done = tx_.exec_prepared(statement, rows.close()).affected_rows();
+    if (done != rows.size()) throw std::logic_error{statement + " touched another number of rows than were locked"};
+    written_[table_name] += static_cast<int>(rows.size());
+  }
+
+  /// Rows that refer to others go first.
+  void erase() {
+    for (auto t = tables().rbegin(); t != tables().rend(); ++t) {
+      list rows;
+      each([&](item& i) {
+        for (const auto& w : i.request->rows)
+          if (w.what == op::erase && table_of(w.row) == &*t) rows.next() += key_json(*t, w.row);
+        if (t->name == "hostname_claim")
+          for (const auto& name : i.drop) {
+            auto& out = rows.next();
+            out += '{';
+            member(out, "hostname", name);
+            out += '}';
+          }
+      });
+      if (rows.empty()) continue;
+      executed(erase_rows(*t), t->name, rows);
+      erased_ = true;
+    }
+  }
+
+  void write() {
+    for (const auto& t : tables()) {
+      list insert, update;
+      each([&](item& i) {
+        for (std::size_t n = 0; n < i.request->rows.size(); ++n) {
+          const auto what = i.request->rows[n].what;
+          if (what == op::erase || table_of(i.images[n]) != &t) continue;
+          append_json((what == op::insert ? insert : update).next(), message_of(i.images[n]));
+        }
+      });
+      if (!update.empty()) executed(update_rows(t), t.name, update);
+      if (!insert.empty()) executed(insert_rows(t), t.name, insert);
+    }
+  }
+
+  void claim() {
+    list rows;
+    each([&](item& i) {
+      for (const auto& name : i.claim) {
+        const auto& c = *i.request->claims;
+        auto& out = rows.next();
+        out += '{';
+        member(out, "partition", std::int64_t{i.request->partition});
+        member(out, "hostname", name);
+        member(out, "version", i.revision);
+        member(out, "project", c.project);
+        member(out, "tunnel", c.tunnel);
+        member(out, "tunnel_uid", c.tunnel_uid);
+        out += '}';
+      }
+    });
+    if (rows.empty()) return;
+    for (const auto& row : tx_.exec_prepared("insert_claims", rows.close()))
+      if (auto image = parse_row("hostname_claim", row[0].as<std::string>())) extra_.push_back(std::move(*image));
+    written_["hostname_claim"] += static_cast<int>(rows.size());
+  }
+
+  void write_trail() {
+    list audit, requests;
+    each([&](item& i) {
+      if (const auto& a = i.request->audit) {
+        auto& out = audit.next();
+        out += '{';
+        member(out, "project", a->project);
+        member(out, "method", a->method);
+        member(out, "resource", a->resource);
+        member(out, "principal", a->principal);
+        member(out, "remote", a->remote);
+        member(out, "request_id", a->request_id);
+        member(out, "before", a->before_json);
+        member(out, "after", a->after_json);
+        out += '}';
+      }
+      if (i.request->request && !i.request->request->request_id.empty()) {
+        const auto& r = *i.request->request;
+        v1::Reply reply;
+        if (!i.images.empty()) *reply.mutable_row() = i.images.front();
+        reply.set_partition(i.request->partition);
+        reply.set_revision(i.revision);
+        auto& out = requests.next();
+        out += '{';
+        member(out, "project", r.project);
+        member(out, "method", r.method);
+        member(out, "request_id", r.request_id);
+        member(out, "digest", r.digest);
+        member(out, "response", hex(reply.SerializeAsString()));
+        out += '}';
+      }
+    });
+    if (!audit.empty()) tx_.exec_prepared("insert_audit", audit.close());
+    if (!requests.empty()) tx_.exec_prepared("insert_requests", requests.close());
+  }
+
+  void collect_tombstones() {
+    if (!erased_) return;
+    list at;
+    for (const auto& f : raised_) {
+      auto& out = at.next();
+      out += '{';
+      member(out, "partition", std::int64_t{f.partition});
+      member(out, "version", f.revision);
+      out += '}';
+    }
+    for (const auto& row : tx_.exec_prepared("tombstones_of", at.close()))
+      if (auto image = parse_row("tombstone", row[0].as<std::string>())) extra_.push_back(std::move(*image));
+  }
+
+  group_result result() {
+    group_result out;
+    std::map<partition_id, busv1::Revision> revisions;
+    for (const auto& f : raised_) {
+      auto& r = revisions[f.partition];
+      r.set_version(1);
+      r.set_incarnation(session_.incarnation);
+      r.set_partition(f.partition);
+      r.set_epoch(f.epoch);
+      r.set_revision(f.revision);
+    }
+    for (auto& i : items_) {
+      if (i.verdict) {
+        out.answers.push_back(std::move(*i.verdict));
+        continue;
+      }
+      for (std::size_t n = 0; n < i.images.size(); ++n)
+        if (i.request->rows[n].what != op::erase) *revisions[i.request->partition].add_rows() = i.images[n];
+      out.answers.push_back(saved{i.revision, std::move(i.images)});
+    }
+    for (auto& row : extra_)
+      *revisions[static_cast<partition_id>(number_field(row, "partition"))].add_rows() = std::move(row);
+    for (auto& [id, r] : revisions) out.revisions.push_back(std::move(r));
+    out.rows_written = written_;
+    return out;
+  }
+
+  session& session_;
+  instance_id me_;
+  pqxx::work tx_;
+  std::vector<item> items_;
+  std::vector<fenced> raised_;
+  std::unordered_map<std::string, v1::Row> last_;  ///< rows to be erased, as they were
+  std::vector<v1::Row> extra_;                     ///< claims and tombstones
+  std::map<std::string, int> written_;
+  bool erased_ = false;
+};
+
+}  // namespace
+
+std::vector<std::string> touched_keys(const save_request& r) {
+  std::vector<std::string> out;
+  for (const auto& w : r.rows) {
+    const auto* t = table_of(w.row);
+    if (!t) continue;
+    out.push_back(t->name + ' ' + key_of(*t, w.row));
+    if (!public_key_of(w.row).empty()) out.push_back("public_key " + public_key_of(w.row));
+  }
+  if (r.claims)
+    for (const auto* part : {&r.claims->claim, &r.claims->drop})
+      for (const auto& name : *part) out.push_back("hostname " + name);
+  if (r.request && !r.request->request_id.empty()) out.push_back("request " + request_key(*r.request));
+  return out;
+}
+
+void run_group(session& s, instance_id me, const std::vector<const save_request*>& group,
+               const std::function<void(std::vector<fenced>, group_result)>& before_commit) {
+  transaction{s, me, group}.run(before_commit);
+}
+
+std::optional<adoption> run_adoption(session& s, instance_id me, partition_id partition, epoch_t epoch,
+                                     const std::vector<v1::Row>* named,
+                                     const std::function<void(const adoption&)>& before_commit) {
+  pqxx::work tx{s.conn};
+  list pair;
+  auto& out = pair.next();
+  out += '{';
+  member(out, "id", std::int64_t{partition});
+  member(out, "epoch", epoch);
+  out += '}';
+  const auto fence = tx.exec_prepared("fence", pair.close(), me);
+  if (fence.empty()) return std::nullopt;
+
+  adoption a;
+  a.at = fenced{partition, epoch, fence[0][2].as<std::int64_t>()};
+  a.revision.set_version(1);
+  a.revision.set_incarnation(s.incarnation);
+  a.revision.set_partition(partition);
+  a.revision.set_epoch(epoch);
+  a.revision.set_revision(a.at.revision);
+  int left = 0;
+  for (const auto& t : tables()) {
+    pqxx::result marked;
+    list keys;
+    if (named) {
+      for (const auto& row : *named)
+        if (table_of(row) == &t) keys.next() += key_json(t, row);
+      if (keys.empty()) continue;
+      marked = tx.exec_prepared(marked_rows_named(t), keys.close(), partition);
+      left += static_cast<int>(keys.size() - marked.size());
+    } else {
+      left += tx.exec_prepared1(count_marked(t), partition)[0].as<int>();
+      marked = tx.exec_prepared(marked_rows(t), partition);
+      left -= static_cast<int>(marked.size());
+    }
+    list adopted;
+    for (const auto& row : marked) {
+      auto image = parse_row(t.name, row[0].as<std::string>());
+      if (!image) continue;
+      set_number_field(*image, "version", a.at.revision);
+      if (t.route_version) set_number_field(*image, "route_version", a.at.revision);
+      adopted.next() += key_json(t, *image);
+      *a.revision.add_rows() = std::move(*image);
+    }
+    if (!adopted.empty()) tx.exec_prepared(adopt_rows(t), adopted.close(), a.at.revision);
+  }
+  if (!named) {
+    list ids;
+    for (const auto& row : tx.exec_prepared("marked_tombstones", partition)) append_json(ids.next(), row[0].as<std::string>());
+    if (!ids.empty())
+      for (const auto& row : tx.exec_prepared("adopt_tombstones", ids.close(), a.at.revision))
+        if (auto image = parse_row("tombstone", row[0].as<std::string>())) *a.revision.add_rows() = std::move(*image);
+  }
+  a.skipped = std::max(left, 0);
+  if (a.revision.rows_size() == 0) {
+    tx.abort();
+    return a;
+  }
+  before_commit(a);
+  tx.commit();
+  return a;
+}
+
+std::map<partition_id, fate> look_up(session& s, instance_id me, const std::vector<fenced>& raised) {
+  pqxx::work tx{s.conn};
+  std::string array = "{";
+  for (const auto& f : raised) array += (array.size() > 1 ? "," : "") + std::to_string(f.partition);
+  std::map<partition_id, std::pair<epoch_t, revision_t>> found;
+  for (const auto& row : tx.exec_prepared("lock_partitions", array + "}"))
+    if (row[1].as<std::int64_t>() == me) found[row[0].as<int>()] = {row[2].as<std::int64_t>(), row[3].as<std::int64_t>()};
+  std::map<partition_id, fate> out;
+  std::optional<fate> common;  // one transaction: what is known of one partition holds for all
+  for (const auto& f : raised) {
+    auto it = found.find(f.partition);
+    auto& verdict = out[f.partition] = fate::lost;
+    if (it == found.end() || it->second.first != f.epoch) continue;
+    if (it->second.second == f.revision) verdict = fate::committed;
+    if (it->second.second == f.revision - 1) verdict = fate::rolled_back;
+    if (verdict != fate::lost) common = verdict;
+  }
+  if (common == fate::committed)
+    for (auto& [id, verdict] : out) verdict = fate::committed;
+  return out;
+}
+
+}  // namespace warren::sql

@@ -1,0 +1,131 @@
+// services/store/lane.hpp -- threads with one connection each: lanes, which commit, and readers.
+// They decide when, group.hpp decides what.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "actors/core/counters.hpp"
+#include "services/store/group.hpp"
+#include "services/store/session.hpp"
+
+namespace warren::sql {
+
+using clock = std::chrono::steady_clock;
+
+/// What the threads of one store share. Set before they start.
+struct shared {
+  std::string conninfo;
+  instance_id me = 0;
+  millis give_up{2'000};
+  counters* count = nullptr;
+  std::function<void(const busv1::Revision&)> on_commit;
+  /// A thread's connection came or went.
+  std::function<void(int thread, bool up, const std::string& reason)> on_connection;
+  std::atomic<std::int64_t> incarnation{0};
+  std::atomic<int> partitions{0};
+};
+
+/// Work that needs the connection for itself. `run` may be called again after a broken connection; `fail` is
+/// called instead when there is no connection for too long. Exactly one of them is the last.
+struct job {
+  std::function<void(session&)> run;
+  std::function<void(const std::string& error)> fail;
+  clock::time_point since = clock::now();
+};
+
+/// A thread with a connection that it opens, watches and opens again, and a bounded queue of jobs.
+class worker {
+public:
+  worker(shared& common, int number, std::string application, session_options options);
+  virtual ~worker();
+
+  void start();
+  void stop();
+  /// False: full.
+  bool push(job j);
+  /// Called about five times a second from another thread: answers what waited too long for a connection, and
+  /// ends the connection of a server that does not answer at all.
+  void watch();
+  bool connected() const { return connected_; }
+
+protected:
+  /// With a connection and without the lock; returns whether there was something to do.
+  virtual bool work();
+  virtual bool has_work() const { return !jobs_.empty(); }     // with the lock
+  virtual void expire(clock::time_point before, const std::string& reason);  // without the lock
+  std::string down_reason() const;                             // without the lock
+  void lost_connection(const std::string& reason);
+  /// Opens the connection when there is none; returns null when that fails.
+  session* connect();
+  /// The connection as it is after what was done last: null when that ended it.
+  session* current() { return session_.get(); }
+  bool open() const { return session_ && session_->conn.is_open(); }
+
+  shared& common_;
+  const int number_;
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<job> jobs_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<std::int64_t> busy_since_ms_{0};  ///< 0: not inside a call to the server
+
+private:
+  void loop();
+
+  session_options options_;
+  std::unique_ptr<session> session_;
+  std::mutex socket_mutex_;
+  int socket_ = -1;
+  std::atomic<bool> connected_{false};
+  std::string down_reason_ = "not connected yet";
+  millis back_off_{0};
+  std::thread thread_;
+};
+
+/// A transition that waits for its group.
+struct pending {
+  save_request request;
+  std::function<void(save_result)> answer;
+  std::vector<std::string> keys;
+  clock::time_point since = clock::now();
+};
+
+/// Commits the transitions of its partitions, what arrived meanwhile together, in the order of arrival.
+class lane : public worker {
+public:
+  using worker::worker;
+  bool push_save(pending p);
+
+  /// Adopts what rivals marked; see run_adoption. On this lane's thread, from a job.
+  struct adopted {
+    bool lost = false;
+    adoption what;
+  };
+  adopted adopt(session& s, partition_id partition, epoch_t epoch, const std::vector<v1::Row>* named);
+
+protected:
+  bool work() override;
+  bool has_work() const override { return !saves_.empty() || worker::has_work(); }
+  void expire(clock::time_point before, const std::string& reason) override;
+
+private:
+  std::vector<pending> next_group();
+  void commit(std::vector<pending> group);
+  void answer(pending& p, save_result r);
+  void publish(std::vector<busv1::Revision>& revisions);
+  /// Connects again and finds out; gives up as lost when the instance's lease must be over.
+  std::map<partition_id, fate> settle(const std::vector<fenced>& raised);
+
+  std::deque<pending> saves_;
+};
+
+}  // namespace warren::sql

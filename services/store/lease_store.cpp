@@ -1,0 +1,365 @@
+// services/store/lease_store.cpp -- see lease_store.hpp.
+#include "services/store/lease_store.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <google/protobuf/struct.pb.h>
+#include <google/protobuf/util/json_util.h>
+#include <pqxx/pqxx>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+
+#include "services/store/session.hpp"
+
+namespace warren {
+namespace {
+
+using namespace sql;
+namespace pb = google::protobuf;
+using steady = std::chrono::steady_clock;
+
+constexpr std::size_t queue_max = 4096;     // a take and a release of every partition, many times over
+constexpr auto statement_timeout = 1500ms;  // half of the lease: a renewal that takes longer is repeated
+constexpr auto take_lock_timeout = 300ms;   // a holder's row lock lasts for one group commit
+
+std::int64_t number(const pb::Value& v) { return static_cast<std::int64_t>(v.number_value()); }
+
+/// jsonb numbers pass through double in google.protobuf.Value: epochs and revisions must not.
+std::vector<std::int64_t> numbers(const std::string& text) {
+  std::vector<std::int64_t> out;
+  for (std::size_t i = 0; i < text.size();) {
+    if ((text[i] >= '0' && text[i] <= '9') || text[i] == '-') {
+      std::size_t used = 0;
+      out.push_back(std::stoll(text.substr(i, 24), &used));
+      i += used;
+    } else {
+      ++i;
+    }
+  }
+  return out;
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+}  // namespace
+
+class lease_store::impl {
+public:
+  explicit impl(lease_store_config config) : config_{std::move(config)} {}
+  ~impl() { stop(); }
+
+  std::string start() {
+    try {
+      open_lock_connection();
+      if (auto error = find_pooler(); !error.empty()) return error;
+      {
+        pqxx::nontransaction tx{lock_->conn};
+        id_ = tx.exec_prepared1("next_instance_id")[0].as<std::int64_t>();
+        if (!tx.exec_prepared1("hold_instance_lock", id_.load())[0].as<bool>())
+          return "the advisory lock of instance " + std::to_string(id_) + " is held by somebody else";
+        tx.exec("SET application_name = 'warrend/" + std::to_string(id_) + "/lock'");
+      }
+      open_work_connection();
+      if (auto error = register_instance(); !error.empty()) return error;
+    } catch (const std::exception& e) {
+      return first_line(e.what());
+    }
+    thread_ = std::thread{[this] { loop(); }};
+    watch_ = std::thread{[this] { watch(); }};
+    return {};
+  }
+
+  void stop() {
+    {
+      std::lock_guard lock{mutex_};
+      if (stopping_) return;
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    wake_watch_.notify_all();
+    if (thread_.joinable()) thread_.join();
+    if (watch_.joinable()) watch_.join();
+    try {
+      if (work_ && id_ != 0) {
+        pqxx::work tx{work_->conn};
+        tx.exec_prepared("remove_instance", id_.load());
+        tx.commit();
+      }
+    } catch (const std::exception& e) {
+      spdlog::warn("lease: the instance's row stays until it expires: {}", first_line(e.what()));
+    }
+    work_.reset();
+    lock_.reset();
+    for (auto& t : std::exchange(tasks_, {})) t.fail("the instance is stopping");
+  }
+
+  struct task {
+    std::function<placement_view(session&)> run;
+    std::function<void(placement_view)> then;
+    void fail(const std::string& error) {
+      placement_view v;
+      v.error = error;
+      then(std::move(v));
+    }
+  };
+
+  void push(task t) {
+    {
+      std::lock_guard lock{mutex_};
+      if (!stopping_ && tasks_.size() < queue_max) {
+        tasks_.push_back(std::move(t));
+        wake_.notify_one();
+        return;
+      }
+    }
+    t.fail("too many requests are waiting");
+  }
+
+  placement_view renewed(session& s, const renew_lease& what) {
+    check_lock();
+    pqxx::work tx{s.conn};
+    auto view = view_of(tx.exec_prepared1("renew", id_.load(), millis{config_.ttl}.count(), what.bus_ok, what.draining));
+    tx.commit();
+    return view;
+  }
+
+  placement_view take(session& s, partition_id partition) {
+    std::int64_t owner = 0, epoch = 0;
+    bool may = false;
+    {
+      pqxx::work tx{s.conn};
+      const auto rows = tx.exec_prepared("judge_owner", partition, id_.load());
+      if (!rows.empty()) {
+        owner = rows[0][0].as<std::int64_t>();
+        epoch = rows[0][1].as<std::int64_t>();
+        may = rows[0][2].as<bool>();
+      }
+      tx.commit();
+    }
+    std::int64_t taken_at = 0;
+    if (may) {
+      // A superseded holder that is paused keeps its row locks for as long as its sessions live.
+      if (owner != 0 && owner != id_) end_sessions(s, owner);
+      pqxx::work tx{s.conn};
+      tx.exec("SET LOCAL lock_timeout = " + std::to_string(take_lock_timeout.count()));
+      try {
+        const auto rows = tx.exec_prepared("take", partition, id_.load(), owner, epoch);
+        if (!rows.empty()) taken_at = rows[0][0].as<std::int64_t>();
+        tx.commit();
+      } catch (const std::exception& e) {
+        // Somebody holds the row: asked again, it is judged anew.
+        if (classify(e, s.conn.is_open()).kind != sql_failure::what::contended) throw;
+        taken_at = 0;
+      }
+    }
+    auto view = placement(s);
+    view.taken = taken_at != 0;
+    if (view.taken) spdlog::info("lease: took partition {} at epoch {}", partition, taken_at);
+    return view;
+  }
+
+  placement_view release(session& s, const release_partition& what) {
+    {
+      pqxx::work tx{s.conn};
+      tx.exec_prepared("release", what.partition, id_.load(), what.epoch);
+      tx.commit();
+    }
+    return placement(s);
+  }
+
+  std::atomic<std::int64_t> id_{0};
+
+private:
+  session_options options(const char* purpose) const {
+    session_options o;
+    o.application = "warrend/" + (id_ == 0 ? std::string{"start"} : std::to_string(id_)) + "/" + purpose;
+    o.writer = false;
+    o.statement_timeout = statement_timeout;
+    o.idle_timeout = 1000ms;
+    return o;
+  }
+
+  void open_lock_connection() { lock_ = open_session(config_.conninfo, options("lock")); }
+  void open_work_connection() {
+    work_ = open_session(config_.conninfo, options("lease"));
+    std::lock_guard lock{socket_mutex_};
+    socket_ = work_->conn.sock();
+  }
+
+  /// A pooler hands statements of one client to several server processes: session locks would mean nothing.
+  std::string find_pooler() {
+    // The key that came with the connection is the server process's own only when nothing is in between.
+    int pid = lock_->conn.backendpid();
+    for (int i = 0; i < 4; ++i) {
+      pqxx::work tx{lock_->conn};
+      if (tx.exec1("SELECT pg_backend_pid()")[0].as<int>() != pid)
+        return "there is a connection pooler between this program and PostgreSQL: session locks do not work through "
+               "it, connect to the server itself";
+      tx.commit();
+    }
+    return {};
+  }
+
+  std::string register_instance() {
+    pqxx::work tx{work_->conn};
+    tx.exec_prepared("lock_instance_name", config_.name);
+    std::vector<std::int64_t> former;
+    for (const auto& row : tx.exec_prepared("instances_named", config_.name)) {
+      if (!row[2].as<bool>())
+        return "the name " + config_.name + " is held by instance " + row[0].as<std::string>() +
+               ", which is alive: give this one another name";
+      former.push_back(row[0].as<std::int64_t>());
+    }
+    for (auto id : former) tx.exec_prepared("remove_instance", id);
+    tx.exec_prepared("insert_instance", id_.load(), config_.name, millis{config_.ttl}.count());
+    tx.commit();
+    for (auto id : former) end_sessions(*work_, id);
+    return {};
+  }
+
+  void end_sessions(session& s, std::int64_t of) {
+    pqxx::work tx{s.conn};
+    const auto ended = tx.exec_prepared1("end_sessions", of)[0].as<int>();
+    tx.commit();
+    if (ended > 0) spdlog::info("lease: ended {} sessions of superseded instance {}", ended, of);
+  }
+
+  /// Takes the lock again when its connection was lost. Throws when that does not work.
+  void check_lock() {
+    try {
+      if (lock_) {
+        pqxx::nontransaction{lock_->conn}.exec("SELECT 1");
+        return;
+      }
+    } catch (const std::exception& e) {
+      spdlog::warn("lease: the connection that holds the instance's lock was lost: {}", first_line(e.what()));
+      lock_.reset();
+    }
+    try {
+      open_lock_connection();
+      // Whoever probes the lock holds it, shared, for the length of a statement.
+      for (int attempt = 0; attempt < 5; ++attempt) {
+        if (pqxx::nontransaction{lock_->conn}.exec_prepared1("hold_instance_lock", id_.load())[0].as<bool>()) return;
+        std::this_thread::sleep_for(20ms);
+      }
+      throw std::runtime_error{"another session holds this instance's lock"};
+    } catch (const std::exception& e) {
+      lock_.reset();
+      if (config_.on_lost) config_.on_lost(first_line(e.what()));
+      throw;
+    }
+  }
+
+  placement_view placement(session& s) {
+    pqxx::work tx{s.conn};
+    auto view = view_of(tx.exec_prepared1("view_placement"));
+    tx.commit();
+    return view;
+  }
+
+  placement_view view_of(const pqxx::row& row) {
+    placement_view v;
+    v.renewed = !row[0].is_null();
+    v.incarnation = row[1].as<std::int64_t>();
+    pb::ListValue instances;
+    if (!pb::util::JsonStringToMessage(row[2].as<std::string>(), &instances).ok())
+      throw std::runtime_error{"the instances cannot be read"};
+    for (const auto& i : instances.values()) {
+      const auto& f = i.list_value();
+      v.instances.push_back({.id = number(f.values(0)),
+                             .name = f.values(1).string_value(),
+                             .started_at_ms = number(f.values(2)),
+                             .expires_at_ms = number(f.values(3)),
+                             .bus_ok = f.values(4).bool_value(),
+                             .draining = f.values(5).bool_value(),
+                             .alive = f.values(6).bool_value()});
+      // The statement's snapshot has the row as it was before the renewal.
+      if (v.renewed && v.instances.back().id == id_) {
+        v.instances.back().expires_at_ms = row[0].as<std::int64_t>();
+        v.instances.back().alive = true;
+      }
+    }
+    const auto flat = numbers(row[3].as<std::string>());
+    for (std::size_t i = 0; i + 3 < flat.size(); i += 4)
+      v.partitions.push_back({static_cast<partition_id>(flat[i]), flat[i + 1], flat[i + 2], flat[i + 3]});
+    return v;
+  }
+
+  void loop() {
+    for (;;) {
+      task t;
+      {
+        std::unique_lock lock{mutex_};
+        wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+        if (stopping_) return;
+        t = std::move(tasks_.front());
+        tasks_.pop_front();
+      }
+      busy_since_ms_ = now_ms();
+      try {
+        if (!work_) open_work_connection();
+        auto view = t.run(*work_);
+        busy_since_ms_ = 0;
+        t.then(std::move(view));
+      } catch (const std::exception& e) {
+        busy_since_ms_ = 0;
+        // Also after an error that left the connection whole: a new one has no open questions.
+        {
+          std::lock_guard lock{socket_mutex_};
+          socket_ = -1;
+        }
+        work_.reset();
+        t.fail(first_line(e.what()));
+      }
+    }
+  }
+
+  /// Ends the connection of a server that does not answer, so that the thread learns that nothing is known.
+  void watch() {
+    std::unique_lock lock{mutex_};
+    while (!wake_watch_.wait_for(lock, 200ms, [this] { return stopping_; })) {
+      const auto since = busy_since_ms_.load();
+      if (since == 0 || now_ms() - since < millis{statement_timeout + 500ms}.count()) continue;
+      std::lock_guard socket_lock{socket_mutex_};
+      if (socket_ >= 0) ::shutdown(socket_, SHUT_RDWR);
+    }
+  }
+
+  static std::int64_t now_ms() {
+    return std::chrono::duration_cast<millis>(steady::now().time_since_epoch()).count();
+  }
+
+  lease_store_config config_;
+  std::unique_ptr<session> lock_, work_;
+  std::mutex mutex_, socket_mutex_;
+  std::condition_variable wake_, wake_watch_;
+  std::deque<task> tasks_;
+  bool stopping_ = false;
+  int socket_ = -1;
+  std::atomic<std::int64_t> busy_since_ms_{0};
+  std::thread thread_, watch_;
+};
+
+lease_store::lease_store(lease_store_config config) : impl_{std::make_unique<impl>(std::move(config))} {}
+lease_store::~lease_store() = default;
+std::string lease_store::start() { return impl_->start(); }
+void lease_store::stop() { impl_->stop(); }
+instance_id lease_store::id() const { return impl_->id_; }
+
+void lease_store::renew(renew_lease what, std::function<void(placement_view)> then) {
+  impl_->push({[this, what](sql::session& s) { return impl_->renewed(s, what); }, std::move(then)});
+}
+void lease_store::take(take_partition what, std::function<void(placement_view)> then) {
+  impl_->push({[this, what](sql::session& s) { return impl_->take(s, what.partition); }, std::move(then)});
+}
+void lease_store::release(release_partition what, std::function<void(placement_view)> then) {
+  impl_->push({[this, what](sql::session& s) { return impl_->release(s, what); }, std::move(then)});
+}
+
+}  // namespace warren

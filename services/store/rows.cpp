@@ -1,0 +1,233 @@
+// services/store/rows.cpp -- rows as JSON, by protobuf reflection. No SQL, no I/O.
+#include "services/store/rows.hpp"
+
+#include <stdexcept>
+
+#include <google/protobuf/struct.pb.h>
+#include <google/protobuf/timestamp.pb.h>
+#include <google/protobuf/util/json_util.h>
+#include <google/protobuf/util/time_util.h>
+
+namespace warren::sql {
+
+namespace pb = google::protobuf;
+
+namespace {
+
+table make_table(const char* name, std::vector<std::string> keys) {
+  table t;
+  t.name = name;
+  t.in_row = v1::Row::descriptor()->FindFieldByName(name);
+  t.descriptor = t.in_row->message_type();
+  t.keys = std::move(keys);
+  t.route_version = t.descriptor->FindFieldByName("route_version") != nullptr;
+  t.timestamps = t.descriptor->FindFieldByName("created_at") != nullptr;
+  t.uid = t.descriptor->FindFieldByName("uid") != nullptr;
+  return t;
+}
+
+const pb::FieldDescriptor* field_of(const pb::Message& m, std::string_view name) {
+  return m.GetDescriptor()->FindFieldByName(std::string{name});
+}
+
+void append_value(std::string& out, const pb::Message& m, const pb::FieldDescriptor* f, int index) {
+  const auto* r = m.GetReflection();
+  const bool many = index >= 0;
+  switch (f->cpp_type()) {
+    case pb::FieldDescriptor::CPPTYPE_INT32:
+      out += std::to_string(many ? r->GetRepeatedInt32(m, f, index) : r->GetInt32(m, f));
+      break;
+    case pb::FieldDescriptor::CPPTYPE_INT64:
+      out += std::to_string(many ? r->GetRepeatedInt64(m, f, index) : r->GetInt64(m, f));
+      break;
+    case pb::FieldDescriptor::CPPTYPE_BOOL:
+      out += (many ? r->GetRepeatedBool(m, f, index) : r->GetBool(m, f)) ? "true" : "false";
+      break;
+    case pb::FieldDescriptor::CPPTYPE_STRING: {
+      std::string scratch;
+      append_json(out, std::string_view{many ? r->GetRepeatedStringReference(m, f, index, &scratch)
+                                             : r->GetStringReference(m, f, &scratch)});
+      break;
+    }
+    case pb::FieldDescriptor::CPPTYPE_MESSAGE:
+      append_json(out, many ? r->GetRepeatedMessage(m, f, index) : r->GetMessage(m, f));
+      break;
+    default:
+      throw std::logic_error{"rows.proto: no column type for field " + f->full_name()};
+  }
+}
+
+}  // namespace
+
+const std::vector<table>& tables() {
+  static const std::vector<table> all{
+      make_table("connector_class", {"name"}),
+      make_table("gateway_class", {"name"}),
+      make_table("gateway", {"name"}),
+      make_table("connector", {"project", "name"}),
+      make_table("tunnel", {"project", "name"}),
+      make_table("hostname_claim", {"hostname"}),
+      make_table("attachment", {"project", "connector", "tunnel_uid", "tunnel_generation"}),
+  };
+  return all;
+}
+
+const table* find_table(std::string_view name) {
+  for (const auto& t : tables())
+    if (t.name == name) return &t;
+  return nullptr;
+}
+
+const table* table_of(const v1::Row& row) {
+  for (const auto& t : tables())
+    if (t.in_row->number() == static_cast<int>(row.row_case())) return &t;
+  return nullptr;
+}
+
+const pb::Message& message_of(const v1::Row& row) {
+  const auto* f = v1::Row::descriptor()->FindFieldByNumber(static_cast<int>(row.row_case()));
+  if (!f) throw std::logic_error{"a row without content"};
+  return row.GetReflection()->GetMessage(row, f);
+}
+
+pb::Message* mutable_message_of(const table& t, v1::Row& row) {
+  return row.GetReflection()->MutableMessage(&row, t.in_row);
+}
+
+std::string key_of(const table& t, const v1::Row& row) {
+  std::string out;
+  for (const auto& k : t.keys) {
+    if (&k != &t.keys.front()) out += '/';
+    out += k == "tunnel_generation" ? std::to_string(number_field(row, k)) : text_field(row, k);
+  }
+  return out;
+}
+
+std::string key_json(const table& t, const v1::Row& row) {
+  const auto& m = message_of(row);
+  std::string out = "{";
+  for (const auto& k : t.keys) {
+    if (out.size() > 1) out += ',';
+    append_json(out, std::string_view{k});
+    out += ':';
+    append_value(out, m, field_of(m, k), -1);
+  }
+  return out += '}';
+}
+
+std::string text_field(const v1::Row& row, std::string_view field) {
+  const auto& m = message_of(row);
+  const auto* f = field_of(m, field);
+  return f ? m.GetReflection()->GetString(m, f) : std::string{};
+}
+
+std::int64_t number_field(const v1::Row& row, std::string_view field) {
+  const auto& m = message_of(row);
+  const auto* f = field_of(m, field);
+  if (!f) return 0;
+  return f->cpp_type() == pb::FieldDescriptor::CPPTYPE_INT32 ? m.GetReflection()->GetInt32(m, f)
+                                                             : m.GetReflection()->GetInt64(m, f);
+}
+
+void set_number_field(v1::Row& row, std::string_view field, std::int64_t value) {
+  const auto* in_row = v1::Row::descriptor()->FindFieldByNumber(static_cast<int>(row.row_case()));
+  auto* m = row.GetReflection()->MutableMessage(&row, in_row);
+  const auto* f = field_of(*m, field);
+  if (!f) return;
+  if (f->cpp_type() == pb::FieldDescriptor::CPPTYPE_INT32)
+    m->GetReflection()->SetInt32(m, f, static_cast<std::int32_t>(value));
+  else
+    m->GetReflection()->SetInt64(m, f, value);
+}
+
+void append_json(std::string& out, std::string_view text) {
+  static constexpr char hex[] = "0123456789abcdef";
+  out += '"';
+  for (char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (byte < 0x20) {
+      out += "\\u00";
+      out += hex[byte >> 4];
+      out += hex[byte & 15];
+    } else {
+      out += c;
+    }
+  }
+  out += '"';
+}
+
+std::string json_text(std::string_view text) {
+  std::string out;
+  append_json(out, text);
+  return out;
+}
+
+void append_json(std::string& out, const pb::Message& m) {
+  if (m.GetDescriptor() == pb::Timestamp::descriptor()) {
+    append_json(out, std::string_view{pb::util::TimeUtil::ToString(static_cast<const pb::Timestamp&>(m))});
+    return;
+  }
+  const auto* d = m.GetDescriptor();
+  const auto* r = m.GetReflection();
+  bool first = true;
+  out += '{';
+  for (int i = 0; i < d->field_count(); ++i) {
+    const auto* f = d->field(i);
+    const bool top_level_timestamp = f->message_type() == pb::Timestamp::descriptor() && !f->is_repeated();
+    // Absent: a column becomes NULL; an optional member of a jsonb value is left out.
+    if (!f->is_repeated() && f->has_presence() && !r->HasField(m, f) && !top_level_timestamp) continue;
+    if (!first) out += ',';
+    first = false;
+    append_json(out, std::string_view{f->name()});
+    out += ':';
+    if (f->is_repeated()) {
+      out += '[';
+      for (int n = 0; n < r->FieldSize(m, f); ++n) {
+        if (n > 0) out += ',';
+        append_value(out, m, f, n);
+      }
+      out += ']';
+    } else if (top_level_timestamp && !r->HasField(m, f)) {
+      out += "null";
+    } else {
+      append_value(out, m, f, -1);
+    }
+  }
+  out += '}';
+}
+
+std::optional<v1::Row> parse_row(std::string_view table_name, const std::string& json) {
+  const auto* in_row = v1::Row::descriptor()->FindFieldByName(std::string{table_name});
+  if (!in_row) return std::nullopt;
+  pb::util::JsonParseOptions options;
+  options.ignore_unknown_fields = true;
+  v1::Row row;
+  auto* m = row.GetReflection()->MutableMessage(&row, in_row);
+  if (pb::util::JsonStringToMessage(json, m, options).ok()) return row;
+
+  pb::Struct loose;
+  if (!pb::util::JsonStringToMessage(json, &loose, options).ok()) return std::nullopt;
+  for (const char* column : {"rules", "previous_rules", "conditions", "created_at", "updated_at", "delete_time"})
+    loose.mutable_fields()->erase(column);
+  std::string reduced;
+  m->Clear();
+  if (!pb::util::MessageToJsonString(loose, &reduced).ok()) return std::nullopt;
+  if (!pb::util::JsonStringToMessage(reduced, m, options).ok()) return std::nullopt;
+  return row;
+}
+
+void truncate_timestamps(pb::Message& message) {
+  const auto* r = message.GetReflection();
+  std::vector<const pb::FieldDescriptor*> set;
+  r->ListFields(message, &set);
+  for (const auto* f : set)
+    if (!f->is_repeated() && f->message_type() == pb::Timestamp::descriptor()) {
+      auto* t = static_cast<pb::Timestamp*>(r->MutableMessage(&message, f));
+      t->set_nanos(t->nanos() / 1000 * 1000);
+    }
+}
+
+}  // namespace warren::sql

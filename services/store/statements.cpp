@@ -1,0 +1,261 @@
+// services/store/statements.cpp -- the text of every statement. Parameters that are lists come as one JSON
+// array, so that a statement has one plan however many rows it carries.
+#include "services/store/statements.hpp"
+
+namespace warren::sql {
+namespace {
+
+std::string join(const std::vector<std::string>& parts, const char* separator) {
+  std::string out;
+  for (const auto& p : parts) {
+    if (!out.empty()) out += separator;
+    out += p;
+  }
+  return out;
+}
+
+std::vector<std::string> columns(const table& t) {
+  std::vector<std::string> out;
+  for (int i = 0; i < t.descriptor->field_count(); ++i) out.push_back(t.descriptor->field(i)->name());
+  return out;
+}
+
+/// "k(project text, name text)": the shape of a JSON list of keys.
+std::string key_shape(const table& t) {
+  std::vector<std::string> out;
+  for (const auto& k : t.keys) out.push_back(k + (k == "tunnel_generation" ? " bigint" : " text"));
+  return "k(" + join(out, ", ") + ")";
+}
+std::string by_key(const table& t, const char* other) {
+  std::vector<std::string> out;
+  for (const auto& k : t.keys) out.push_back("t." + k + " = " + other + "." + k);
+  return join(out, " AND ");
+}
+std::string key_text(const table& t) {
+  std::vector<std::string> out;
+  for (const auto& k : t.keys) out.push_back("t." + k);
+  return "concat_ws('/', " + join(out, ", ") + ")";
+}
+
+void add_table(std::vector<std::pair<std::string, std::string>>& out, const table& t) {
+  const auto listed = " FROM jsonb_to_recordset($1::jsonb) AS " + key_shape(t) + " JOIN " + t.name + " t ON " + by_key(t, "k");
+  out.emplace_back(lock_rows(t), "SELECT " + key_text(t) + ", t.version" + listed + " FOR NO KEY UPDATE OF t SKIP LOCKED");
+  out.emplace_back(lock_rows_to_erase(t),
+                   "SELECT " + key_text(t) + ", t.version, to_jsonb(t)" + listed + " FOR UPDATE OF t SKIP LOCKED");
+  out.emplace_back(find_rows(t), "SELECT " + key_text(t) + ", t.version, to_jsonb(t)" + listed);
+
+  const auto all = columns(t);
+  std::vector<std::string> given, changed;
+  for (const auto& c : all) {
+    given.push_back("r." + c);
+    bool fixed = c == "uid" || c == "created_at";
+    for (const auto& k : t.keys) fixed = fixed || c == k;
+    if (!fixed) changed.push_back(c + " = r." + c);
+  }
+  const auto populated = " FROM jsonb_populate_recordset(NULL::" + t.name + ", $1::jsonb) r";
+  out.emplace_back(insert_rows(t),
+                   "INSERT INTO " + t.name + " (" + join(all, ", ") + ") SELECT " + join(given, ", ") + populated);
+  out.emplace_back(update_rows(t), "UPDATE " + t.name + " t SET " + join(changed, ", ") + populated + " WHERE " + by_key(t, "r"));
+  out.emplace_back(erase_rows(t), "DELETE FROM " + t.name + " t USING jsonb_to_recordset($1::jsonb) AS " + key_shape(t) +
+                                      " WHERE " + by_key(t, "k"));
+
+  out.emplace_back(marked_rows(t), "SELECT to_jsonb(t) FROM " + t.name +
+                                       " t WHERE partition = $1 AND version = -1 FOR NO KEY UPDATE SKIP LOCKED");
+  out.emplace_back(marked_rows_named(t), "SELECT to_jsonb(t)" + listed +
+                                             " WHERE t.partition = $2 AND t.version = -1 FOR NO KEY UPDATE OF t SKIP LOCKED");
+  out.emplace_back(count_marked(t), "SELECT count(*) FROM " + t.name + " WHERE partition = $1 AND version = -1");
+  out.emplace_back(adopt_rows(t), "UPDATE " + t.name + " t SET version = $2" + (t.route_version ? ", route_version = $2" : "") +
+                                      " FROM jsonb_to_recordset($1::jsonb) AS " + key_shape(t) + " WHERE " + by_key(t, "k"));
+  out.emplace_back(changed_rows(t), "SELECT to_jsonb(t) FROM " + t.name + " t WHERE partition = $1 AND version > $2");
+  out.emplace_back(all_rows(t), "SELECT to_jsonb(t) FROM " + t.name + " t WHERE partition = $1");
+}
+
+}  // namespace
+
+const std::vector<std::pair<std::string, std::string>>& statements() {
+  static const auto all = [] {
+    std::vector<std::pair<std::string, std::string>> out;
+    for (const auto& t : tables()) add_table(out, t);
+
+    // ---- the fence ----
+    out.emplace_back("lock_partitions", R"(
+      SELECT id, owner, epoch, revision FROM partition WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE)");
+    out.emplace_back("fence", R"(
+      UPDATE partition p SET revision = p.revision + 1
+      FROM jsonb_to_recordset($1::jsonb) AS f(id integer, epoch bigint)
+      WHERE p.id = f.id AND p.epoch = f.epoch AND p.owner = $2
+      RETURNING p.id, p.epoch, p.revision)");
+
+    // ---- judgement ----
+    out.emplace_back("find_requests", R"(
+      SELECT a.project, a.method, a.request_id, a.digest, encode(a.response, 'hex')
+      FROM jsonb_to_recordset($1::jsonb) AS k(project text, method text, request_id text)
+      JOIN admin_request a ON a.project = k.project AND a.method = k.method AND a.request_id = k.request_id)");
+    out.emplace_back("find_public_keys", R"(
+      SELECT t.public_key, concat_ws('/', t.project, t.name)
+      FROM jsonb_array_elements_text($1::jsonb) AS k(public_key)
+      JOIN connector t ON t.public_key = k.public_key AND t.public_key <> '')");
+    out.emplace_back("find_tunnel_uids", R"(
+      SELECT t.uid FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid)");
+    out.emplace_back("lock_tunnel_uids", R"(
+      SELECT t.uid FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid
+      FOR KEY SHARE OF t SKIP LOCKED)");
+    // The seed keeps these keys apart from other users of advisory locks ("warren").
+    out.emplace_back("lock_hostnames", R"(
+      SELECT hostname, pg_try_advisory_xact_lock(hashtextextended(hostname, 131277537543534))
+      FROM (SELECT hostname FROM jsonb_array_elements_text($1::jsonb) AS k(hostname) ORDER BY hostname) AS sorted)");
+    out.emplace_back("find_claims", R"(
+      SELECT t.hostname, t.tunnel_uid FROM jsonb_array_elements_text($1::jsonb) AS k(hostname)
+      JOIN hostname_claim t ON t.hostname = k.hostname)");
+    out.emplace_back("lock_claims", R"(
+      SELECT t.hostname FROM jsonb_array_elements_text($1::jsonb) AS k(hostname)
+      JOIN hostname_claim t ON t.hostname = k.hostname FOR UPDATE OF t SKIP LOCKED)");
+
+    // ---- writing ----
+    out.emplace_back("insert_claims", R"(
+      INSERT INTO hostname_claim AS t (partition, hostname, version, project, tunnel, tunnel_uid, claim)
+      SELECT k.partition, k.hostname, k.version, k.project, k.tunnel, k.tunnel_uid, nextval('claim_number')
+      FROM jsonb_to_recordset($1::jsonb)
+        AS k(partition integer, hostname text, version bigint, project text, tunnel text, tunnel_uid text)
+      RETURNING to_jsonb(t))");
+    out.emplace_back("tombstones_of", R"(
+      SELECT to_jsonb(t) FROM jsonb_to_recordset($1::jsonb) AS k(partition integer, version bigint)
+      JOIN tombstone t ON t.partition = k.partition AND t.version = k.version ORDER BY t.id)");
+    out.emplace_back("insert_requests", R"(
+      INSERT INTO admin_request (project, method, request_id, digest, response)
+      SELECT k.project, k.method, k.request_id, k.digest, decode(k.response, 'hex')
+      FROM jsonb_to_recordset($1::jsonb)
+        AS k(project text, method text, request_id text, digest text, response text))");
+    out.emplace_back("insert_audit", R"(
+      INSERT INTO audit_event (project, method, resource, principal, remote, request_id, before, after)
+      SELECT k.project, k.method, k.resource, k.principal, k.remote, k.request_id, nullif(k.before, '')::jsonb,
+             nullif(k.after, '')::jsonb
+      FROM jsonb_to_recordset($1::jsonb)
+        AS k(project text, method text, resource text, principal text, remote text, request_id text,
+             before text, after text))");
+
+    // ---- rivals ----
+    out.emplace_back("marked_tombstones", R"(
+      SELECT id FROM tombstone WHERE partition = $1 AND version = -1 FOR NO KEY UPDATE SKIP LOCKED)");
+    // Adopted a moment ago, so remembered for an hour from that moment.
+    out.emplace_back("adopt_tombstones", R"(
+      UPDATE tombstone t SET version = $2, deleted_at = now()
+      FROM jsonb_array_elements_text($1::jsonb) AS k(id) WHERE t.id = k.id::bigint RETURNING to_jsonb(t))");
+
+    // ---- reading ----
+    out.emplace_back("find_partition", R"(
+      SELECT owner, epoch, revision, tombstones_from FROM partition WHERE id = $1)");
+    out.emplace_back("claims_of_tunnel", R"(
+      SELECT to_jsonb(t) FROM hostname_claim t WHERE tunnel_uid = $1 ORDER BY hostname)");
+    out.emplace_back("attachments_of_connector", R"(
+      SELECT to_jsonb(t) FROM attachment t WHERE project = $1 AND connector = $2 ORDER BY tunnel_uid, tunnel_generation)");
+    out.emplace_back("connectors_that_owe", R"(
+      SELECT to_jsonb(t) FROM connector t WHERE partition = $1
+        AND (online OR attached_generation < attachment_generation OR observed_generation < generation
+             OR delete_time IS NOT NULL))");
+    out.emplace_back("attachments_of_connectors_that_owe", R"(
+      SELECT to_jsonb(a) FROM connector t JOIN attachment a ON a.project = t.project AND a.connector = t.name
+      WHERE t.partition = $1
+        AND (t.online OR t.attached_generation < t.attachment_generation OR t.observed_generation < t.generation
+             OR t.delete_time IS NOT NULL))");
+    out.emplace_back("tunnels_that_owe", R"(
+      SELECT to_jsonb(t) FROM tunnel t WHERE partition = $1
+        AND (delete_time IS NOT NULL OR programmed_generation < generation OR previous_generation <> 0
+             OR observed_generation < generation))");
+    out.emplace_back("claims_of_tunnels_that_owe", R"(
+      SELECT to_jsonb(c) FROM tunnel t JOIN hostname_claim c ON c.tunnel_uid = t.uid WHERE t.partition = $1
+        AND (t.delete_time IS NOT NULL OR t.programmed_generation < t.generation OR t.previous_generation <> 0
+             OR t.observed_generation < t.generation))");
+    out.emplace_back("tunnels_naming", R"(
+      SELECT to_jsonb(t) FROM tunnel t
+      WHERE warren_named_connectors(project, rules, previous_rules) @> ARRAY[$1::text || '/' || $2::text])");
+    out.emplace_back("changed_tombstones", R"(
+      SELECT to_jsonb(t) FROM tombstone t WHERE partition = $1 AND version > $2 ORDER BY id)");
+    out.emplace_back("list_audit", R"(
+      SELECT id, (extract(epoch FROM at) * 1000)::bigint, project, method, resource, principal, remote, request_id,
+             coalesce(before::text, ''), coalesce(after::text, '')
+      FROM audit_event WHERE ($1 = '' OR project = $1) AND id < $2 ORDER BY id DESC LIMIT $3)");
+    out.emplace_back("next_gateway_stream", "SELECT nextval('gateway_stream')");
+
+    // ---- forgetting ----
+    out.emplace_back("purge_tombstones", R"(
+      WITH gone AS (DELETE FROM tombstone WHERE partition = $1 AND version <> -1
+                      AND deleted_at < now() - $2::bigint * interval '1 millisecond' RETURNING version)
+      UPDATE partition SET tombstones_from = greatest(tombstones_from, (SELECT max(version) FROM gone))
+      WHERE id = $1 AND EXISTS (SELECT FROM gone))");
+    out.emplace_back("owned_partitions", "SELECT id FROM partition WHERE owner = $1 ORDER BY id");
+    // In small bites: a long DELETE would hold back vacuum and writers of the same pages.
+    out.emplace_back("purge_requests", R"(
+      DELETE FROM admin_request WHERE ctid = ANY (ARRAY(SELECT ctid FROM admin_request
+        WHERE created_at < now() - $1::bigint * interval '1 millisecond' LIMIT 5000)))");
+    out.emplace_back("purge_audit", R"(
+      DELETE FROM audit_event WHERE ctid = ANY (ARRAY(SELECT ctid FROM audit_event
+        WHERE at < now() - $1::bigint * interval '1 millisecond' LIMIT 5000)))");
+    out.emplace_back("purge_instances", "DELETE FROM instance WHERE expires_at < now() - interval '1 hour'");
+
+    // ---- incarnation ----
+    // The timeline comes from the WAL's insertion point: pg_control_checkpoint() still says the old one until
+    // the first checkpoint after a promotion.
+    out.emplace_back("read_installation", R"(
+      SELECT incarnation, partitions, system_identifier, timeline,
+             ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer AS timeline_now,
+             has_function_privilege('pg_control_system()', 'execute') AS identifier_readable
+      FROM installation)");
+    out.emplace_back("lock_installation", "SELECT 1 FROM installation FOR UPDATE");
+    out.emplace_back("read_system_identifier", "SELECT system_identifier FROM pg_control_system()");
+    out.emplace_back("record_installation", R"(
+      UPDATE installation SET system_identifier = coalesce($1::bigint, system_identifier), timeline = $2)");
+    out.emplace_back("raise_incarnation", "UPDATE installation SET incarnation = incarnation + 1 RETURNING incarnation");
+    out.emplace_back("raise_partitions", R"(
+      UPDATE partition SET owner = 0, epoch = epoch + 4294967296, revision = revision + 4294967296,
+                           tombstones_from = revision + 4294967296)");
+
+    // ---- instance lease ---- 1463898707 ("WARS") is the class of the instances' advisory locks.
+    out.emplace_back("next_instance_id", "SELECT nextval('instance_id')");
+    out.emplace_back("hold_instance_lock", "SELECT pg_try_advisory_lock(1463898707, $1::integer)");
+    out.emplace_back("lock_instance_name", "SELECT pg_advisory_xact_lock(1463898708, hashtext($1))");
+    out.emplace_back("instances_named", R"(
+      SELECT id, (extract(epoch FROM started_at) * 1000)::bigint,
+             pg_try_advisory_xact_lock_shared(1463898707, id::integer) FROM instance WHERE name = $1)");
+    out.emplace_back("remove_instance", "DELETE FROM instance WHERE id = $1");
+    out.emplace_back("insert_instance", R"(
+      INSERT INTO instance (id, name, expires_at) VALUES ($1, $2, now() + $3::bigint * interval '1 millisecond'))");
+    out.emplace_back("renew", R"(
+      WITH renewed AS (
+        UPDATE instance SET expires_at = now() + $2::bigint * interval '1 millisecond', bus_ok = $3, draining = $4
+        WHERE id = $1 RETURNING expires_at)
+      SELECT (SELECT (extract(epoch FROM expires_at) * 1000)::bigint FROM renewed),
+             (SELECT incarnation FROM installation),
+             (SELECT coalesce(jsonb_agg(jsonb_build_array(id, name, (extract(epoch FROM started_at) * 1000)::bigint,
+                (extract(epoch FROM expires_at) * 1000)::bigint, bus_ok, draining, expires_at > now()) ORDER BY id), '[]')
+              FROM instance),
+             (SELECT coalesce(jsonb_agg(jsonb_build_array(id, owner, epoch, revision) ORDER BY id), '[]') FROM partition))");
+    out.emplace_back("view_placement", R"(
+      SELECT NULL::bigint,
+             (SELECT incarnation FROM installation),
+             (SELECT coalesce(jsonb_agg(jsonb_build_array(id, name, (extract(epoch FROM started_at) * 1000)::bigint,
+                (extract(epoch FROM expires_at) * 1000)::bigint, bus_ok, draining, expires_at > now()) ORDER BY id), '[]')
+              FROM instance),
+             (SELECT coalesce(jsonb_agg(jsonb_build_array(id, owner, epoch, revision) ORDER BY id), '[]') FROM partition))");
+    // May it be taken: nobody's, ours, or of an instance that is gone, expired or dead (its lock can be had).
+    // The lock is probed only when nothing else decides: it is shared, so that two who probe do not meet.
+    out.emplace_back("judge_owner", R"(
+      SELECT p.owner, p.epoch,
+             CASE WHEN p.owner = 0 OR p.owner = $2 OR i.id IS NULL OR i.expires_at <= now() THEN true
+                  ELSE pg_try_advisory_xact_lock_shared(1463898707, i.id::integer) END
+      FROM partition p LEFT JOIN instance i ON i.id = p.owner WHERE p.id = $1)");
+    out.emplace_back("end_sessions", R"(
+      SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+      WHERE datname = current_database() AND application_name LIKE 'warrend/' || $1::bigint || '/%'
+        AND usename = current_user AND pid <> pg_backend_pid())");
+    out.emplace_back("take", R"(
+      UPDATE partition SET owner = $2, epoch = epoch + 1 WHERE id = $1 AND owner = $3 AND epoch = $4
+        AND EXISTS (SELECT FROM instance WHERE id = $2 AND expires_at > now())
+      RETURNING epoch)");
+    out.emplace_back("release", "UPDATE partition SET owner = 0 WHERE id = $1 AND owner = $2 AND epoch = $3");
+    return out;
+  }();
+  return all;
+}
+
+}  // namespace warren::sql

@@ -1,0 +1,29 @@
+// services/store/statements.hpp -- every SQL statement has a name, and it stands here. Text only.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "services/store/rows.hpp"
+
+namespace warren::sql {
+
+/// Statements that exist once for each replicated table, by name: lock_<table> and so on.
+inline std::string lock_rows(const table& t) { return "lock_" + t.name; }
+inline std::string lock_rows_to_erase(const table& t) { return "lock_to_erase_" + t.name; }
+inline std::string find_rows(const table& t) { return "find_" + t.name; }
+inline std::string insert_rows(const table& t) { return "insert_" + t.name; }
+inline std::string update_rows(const table& t) { return "update_" + t.name; }
+inline std::string erase_rows(const table& t) { return "erase_" + t.name; }
+inline std::string marked_rows(const table& t) { return "marked_" + t.name; }
+inline std::string marked_rows_named(const table& t) { return "marked_named_" + t.name; }
+inline std::string count_marked(const table& t) { return "count_marked_" + t.name; }
+inline std::string adopt_rows(const table& t) { return "adopt_" + t.name; }
+inline std::string changed_rows(const table& t) { return "changed_" + t.name; }
+inline std::string all_rows(const table& t) { return "all_" + t.name; }
+
+/// Name and text of all of them; a connection prepares one when it first uses it.
+const std::vector<std::pair<std::string, std::string>>& statements();
+
+}  // namespace warren::sql

@@ -1,0 +1,486 @@
+// services/store/store.cpp -- the store's threads: lanes, readers, the listener, housekeeping.
+#include "services/store/store.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include <spdlog/spdlog.h>
+
+#include "services/store/lane.hpp"
+#include "services/store/rows.hpp"
+#include "services/store/session.hpp"
+#include "services/store/statements.hpp"
+
+namespace warren {
+namespace {
+
+using namespace sql;
+
+constexpr auto lane_statement_timeout = 2s;      // below the instance lease: whoever waits longer has lost it
+constexpr auto reader_statement_timeout = 20s;   // a whole partition may be read
+constexpr auto watch_every = 200ms;
+constexpr auto adopt_again_after = 200ms;        // rows that a rival's transaction still holds
+constexpr auto listener_idle = 1s;
+constexpr std::int64_t audit_newest = INT64_MAX;
+
+using snapshot = pqxx::transaction<pqxx::repeatable_read, pqxx::read_only>;
+
+/// Appends parsed rows; one that cannot be read is left out and said.
+void append(std::vector<v1::Row>& out, const std::string& kind, const pqxx::result& rows) {
+  for (const auto& row : rows) {
+    auto parsed = parse_row(kind, row[0].as<std::string>());
+    if (parsed)
+      out.push_back(std::move(*parsed));
+    else
+      spdlog::error("store: a row of {} cannot be read: {}", kind, row[0].as<std::string>().substr(0, 500));
+  }
+}
+
+bool marked(const v1::Row& row) { return number_field(row, "version") == rival_version; }
+
+template <class T> auto owned(T value) { return std::make_shared<T>(std::move(value)); }
+
+}  // namespace
+
+class store::impl {
+public:
+  explicit impl(store_config config) : config_{std::move(config)} {
+    common_.conninfo = config_.conninfo;
+    common_.me = config_.instance;
+    common_.give_up = config_.give_up;
+    common_.count = config_.count;
+    common_.on_commit = config_.on_commit;
+    common_.on_connection = [this](int number, bool is_up, const std::string& reason) { connection(number, is_up, reason); };
+    const auto base = "warrend/" + std::to_string(config_.instance) + "/";
+    int number = 0;
+    for (int n = 0; n < std::max(1, config_.lanes); ++n)
+      lanes_.push_back(std::make_unique<lane>(common_, number++, base + "lane" + std::to_string(n),
+                                              session_options{.writer = true, .statement_timeout = lane_statement_timeout}));
+    for (int n = 0; n < std::max(1, config_.readers); ++n)
+      readers_.push_back(std::make_unique<worker>(common_, number++, base + "reader" + std::to_string(n),
+                                                  session_options{.statement_timeout = reader_statement_timeout}));
+    listener_number_ = number++;
+    threads_ = number;
+  }
+  ~impl() { stop(); }
+
+  void start() {
+    for (auto& l : lanes_) l->start();
+    for (auto& r : readers_) r->start();
+    listener_ = std::thread{[this] { listen(); }};
+    housekeeper_ = std::thread{[this] { keep_house(); }};
+  }
+
+  void stop() {
+    if (stopping_.exchange(true)) return;
+    {
+      std::lock_guard lock{house_mutex_};
+    }
+    house_wake_.notify_all();
+    if (housekeeper_.joinable()) housekeeper_.join();
+    if (listener_.joinable()) listener_.join();
+    for (auto& l : lanes_) l->stop();
+    for (auto& r : readers_) r->stop();
+  }
+
+  lane& lane_of(partition_id p) { return *lanes_[static_cast<std::size_t>(std::max(0, p)) % lanes_.size()]; }
+
+  void save(save_request request, std::function<void(save_result)> then) {
+    pending p;
+    p.keys = touched_keys(request);
+    p.request = std::move(request);
+    auto& l = lane_of(p.request.partition);
+    auto refused = then;
+    p.answer = std::move(then);
+    if (!l.push_save(std::move(p)))
+      refused(stopping_ ? save_result{save_unavailable{"the store is stopping"}}
+                        : save_result{save_refused{errc::overloaded, "", "too many writes are waiting"}});
+  }
+
+  /// On the reader that has the fewest calls behind it, roughly: in turn.
+  template <class Answer, class F> void read(std::shared_ptr<std::function<void(Answer)>> then, F f) {
+    job j;
+    j.run = [then, f](session& s) { (*then)(f(s)); };
+    j.fail = [then](const std::string& error) {
+      Answer a;
+      a.error = error;
+      (*then)(std::move(a));
+    };
+    auto fail = j.fail;
+    if (!readers_[next_reader_++ % readers_.size()]->push(std::move(j))) fail("too many reads are waiting");
+  }
+
+  /// Adopts on the partition's lane, then goes on with `next`; `then` is told when that is not possible.
+  void adopt_first(partition_id partition, epoch_t epoch, std::shared_ptr<std::vector<v1::Row>> named,
+                   std::shared_ptr<std::function<void(loaded)>> then, std::function<void(lane::adopted)> next) {
+    auto& l = lane_of(partition);
+    job j;
+    j.run = [this, &l, partition, epoch, named, then, next](session& s) {
+      auto done = l.adopt(s, partition, epoch, named.get());
+      if (done.lost) {
+        loaded answer;
+        answer.lost = true;
+        return (*then)(std::move(answer));
+      }
+      if (done.what.skipped > 0 && !named) again_later(partition);
+      next(std::move(done));
+    };
+    j.fail = [then](const std::string& error) {
+      loaded answer;
+      answer.error = error;
+      (*then)(std::move(answer));
+    };
+    auto fail = j.fail;
+    if (!l.push(std::move(j))) fail("too many writes are waiting");
+  }
+
+  void load_one(std::shared_ptr<load_entity> what, std::shared_ptr<std::function<void(loaded)>> then, bool adopted) {
+    // While a lane finds out whether a transaction was committed, what is read may be about to change.
+    if (!lane_of(what->partition).connected()) {
+      loaded answer;
+      answer.error = "the database is away";
+      return (*then)(std::move(answer));
+    }
+    job j;
+    j.run = [this, what, then, adopted](session& s) {
+      const auto* t = find_table(what->kind);
+      loaded answer;
+      {
+        snapshot tx{s.conn};
+        const auto at = tx.exec_prepared("find_partition", what->partition);
+        if (at.empty() || at[0][0].as<std::int64_t>() != common_.me || at[0][1].as<std::int64_t>() != what->epoch) {
+          answer.lost = true;
+        } else if (t) {
+          v1::Row key;
+          auto* m = mutable_message_of(*t, key);
+          for (const auto& [name, value] : {std::pair{"project", what->project}, std::pair{"name", what->name}})
+            if (const auto* f = t->descriptor->FindFieldByName(name)) m->GetReflection()->SetString(m, f, value);
+          for (const auto& row : tx.exec_prepared(find_rows(*t), "[" + key_json(*t, key) + "]"))
+            if (auto parsed = parse_row(t->name, row[2].as<std::string>())) answer.rows.push_back(std::move(*parsed));
+          if (!answer.rows.empty() && t->name == "tunnel")
+            append(answer.rows, "hostname_claim", tx.exec_prepared("claims_of_tunnel", text_field(answer.rows[0], "uid")));
+          // Also of a connector that is gone: who deletes it has to know what hung off it.
+          if (t->name == "connector")
+            append(answer.rows, "attachment", tx.exec_prepared("attachments_of_connector", what->project, what->name));
+        }
+      }
+      auto to_adopt = std::make_shared<std::vector<v1::Row>>();
+      std::copy_if(answer.rows.begin(), answer.rows.end(), std::back_inserter(*to_adopt), marked);
+      if (to_adopt->empty()) return (*then)(std::move(answer));
+      if (adopted) {
+        answer = {};
+        answer.error = "another session holds the row";
+        return (*then)(std::move(answer));
+      }
+      adopt_first(what->partition, what->epoch, to_adopt, then,
+                  [this, what, then](const lane::adopted&) { load_one(what, then, true); });
+    };
+    j.fail = [then](const std::string& error) {
+      loaded answer;
+      answer.error = error;
+      (*then)(std::move(answer));
+    };
+    auto fail = j.fail;
+    if (!readers_[next_reader_++ % readers_.size()]->push(std::move(j))) fail("too many reads are waiting");
+  }
+
+  void load_all(load_partition what, std::shared_ptr<std::function<void(loaded)>> then) {
+    adopt_first(what.partition, what.epoch, nullptr, then, [this, what, then](const lane::adopted&) {
+      read(then, [this, what](session& s) {
+        loaded answer;
+        snapshot tx{s.conn};
+        const auto at = tx.exec_prepared("find_partition", what.partition);
+        if (at.empty() || at[0][0].as<std::int64_t>() != common_.me || at[0][1].as<std::int64_t>() != what.epoch) {
+          answer.lost = true;
+          return answer;
+        }
+        if (what.partition == common_.partitions)
+          for (const char* kind : {"connector_class", "gateway_class", "gateway"})
+            append(answer.rows, kind, tx.exec_prepared(all_rows(*find_table(kind)), what.partition));
+        append(answer.rows, "connector", tx.exec_prepared("connectors_that_owe", what.partition));
+        append(answer.rows, "tunnel", tx.exec_prepared("tunnels_that_owe", what.partition));
+        append(answer.rows, "hostname_claim", tx.exec_prepared("claims_of_tunnels_that_owe", what.partition));
+        append(answer.rows, "attachment", tx.exec_prepared("attachments_of_connectors_that_owe", what.partition));
+        return answer;
+      });
+    });
+  }
+
+  static changes read_changes(session& s, const fetch_changes& what) {
+    changes out;
+    snapshot tx{s.conn};
+    const auto at = tx.exec_prepared("find_partition", what.partition);
+    if (at.empty()) {
+      out.error = "there is no such partition";
+      return out;
+    }
+    out.epoch = at[0][1].as<std::int64_t>();
+    out.revision = at[0][2].as<std::int64_t>();
+    // Ahead of the database: it is not the one that was read before.
+    out.complete = what.after <= 0 || what.after < at[0][3].as<std::int64_t>() || what.after > out.revision;
+    for (const auto& t : tables())
+      append(out.rows, t.name, out.complete ? tx.exec_prepared(all_rows(t), what.partition)
+                                            : tx.exec_prepared(changed_rows(t), what.partition, what.after));
+    if (!out.complete)
+      append(out.rows, "tombstone", tx.exec_prepared("changed_tombstones", what.partition, what.after));
+    return out;
+  }
+
+  void purge(std::function<void(std::string)> then) {
+    auto done = owned(std::move(then));
+    job j;
+    j.run = [this, done](session& s) {
+      std::vector<partition_id> mine;
+      {
+        pqxx::work tx{s.conn};
+        for (const auto& row : tx.exec_prepared("owned_partitions", common_.me)) mine.push_back(row[0].as<int>());
+        tx.commit();
+      }
+      const auto in_bites = [&](const char* statement, millis kept) {
+        for (bool more = true; more && !stopping_;) {
+          pqxx::work tx{s.conn};
+          more = tx.exec_prepared(statement, kept.count()).affected_rows() >= 5000;
+          tx.commit();
+        }
+      };
+      in_bites("purge_requests", limits::request_id_kept);
+      in_bites("purge_audit", limits::audit_kept);
+      {
+        pqxx::work tx{s.conn};
+        tx.exec_prepared("purge_instances");
+        tx.commit();
+      }
+      // Tombstones on each partition's own lane: the fence's rows have one order.
+      auto left = std::make_shared<std::atomic<int>>(static_cast<int>(mine.size()) + 1);
+      auto finish = [left, done](const std::string& error) {
+        if (--*left == 0 && *done) (*done)(error);
+      };
+      for (auto id : mine) {
+        job one;
+        one.run = [id, finish](session& lane_session) {
+          {
+            pqxx::work tx{lane_session.conn};
+            tx.exec_prepared("purge_tombstones", id, millis{limits::tombstone_kept}.count());
+            tx.commit();
+          }
+          finish("");
+        };
+        one.fail = finish;
+        if (!lane_of(id).push(std::move(one))) finish("too many writes are waiting");
+      }
+      finish("");
+    };
+    j.fail = [done](const std::string& error) {
+      if (*done) (*done)(error);
+    };
+    auto fail = j.fail;
+    if (!readers_[0]->push(std::move(j))) fail("too many reads are waiting");
+  }
+
+  void connection(int number, bool is_up, const std::string& reason) {
+    // The lock is held while telling: two changes must not overtake each other.
+    std::lock_guard lock{state_mutex_};
+    if (is_up)
+      connected_.insert(number);
+    else
+      connected_.erase(number);
+    const bool all = static_cast<int>(connected_.size()) == threads_;
+    if (all == up_ && (all || told_)) return;
+    if (!all && is_up) return;  // on its way up
+    up_ = all;
+    told_ = true;
+    if (all)
+      spdlog::info("store: the database is there");
+    else
+      spdlog::warn("store: the database is away: {}", reason);
+    if (config_.on_state) config_.on_state(all, reason);
+  }
+
+  void again_later(partition_id p) {
+    {
+      std::lock_guard lock{house_mutex_};
+      again_.emplace(p, sql::clock::now() + adopt_again_after);
+    }
+  }
+
+  void keep_house() {
+    auto next_purge = sql::clock::now() + config_.purge_every;
+    while (!stopping_) {
+      std::vector<partition_id> again;
+      {
+        std::unique_lock lock{house_mutex_};
+        house_wake_.wait_for(lock, watch_every, [this] { return stopping_.load(); });
+        for (auto it = again_.begin(); it != again_.end();)
+          if (it->second <= sql::clock::now()) {
+            again.push_back(it->first);
+            it = again_.erase(it);
+          } else {
+            ++it;
+          }
+      }
+      if (stopping_) return;
+      for (auto p : again)
+        if (config_.on_rival) config_.on_rival(p);
+      for (auto& l : lanes_) l->watch();
+      for (auto& r : readers_) r->watch();
+      if (sql::clock::now() >= next_purge) {
+        next_purge = sql::clock::now() + config_.purge_every;
+        purge({});
+      }
+    }
+  }
+
+  struct rival_receiver : pqxx::notification_receiver {
+    rival_receiver(pqxx::connection_base& c, std::function<void(partition_id)> f)
+        : notification_receiver{c, "warren_rival"}, told{std::move(f)} {}
+    void operator()(const std::string& payload, int) override {
+      try {
+        told(std::stoi(payload));
+      } catch (const std::exception&) {
+        told(-1);  // somebody else's NOTIFY: look everywhere
+      }
+    }
+    std::function<void(partition_id)> told;
+  };
+
+  void listen() {
+    const auto application = "warrend/" + std::to_string(config_.instance) + "/listener";
+    auto back_off = 20ms;
+    while (!stopping_) {
+      try {
+        auto s = open_session(config_.conninfo, session_options{.application = application});
+        rival_receiver receiver{s->conn, [this](partition_id p) {
+                                  if (config_.on_rival) config_.on_rival(p);
+                                }};
+        connection(listener_number_, true, "");
+        back_off = 20ms;
+        // What was said before LISTEN was heard by nobody.
+        if (config_.on_rival) config_.on_rival(-1);
+        auto checked = sql::clock::now();
+        while (!stopping_) {
+          s->conn.await_notification(0, 200'000);
+          if (sql::clock::now() - checked < listener_idle) continue;
+          checked = sql::clock::now();
+          pqxx::nontransaction{s->conn}.exec("SELECT 1");
+        }
+      } catch (const std::exception& e) {
+        connection(listener_number_, false, e.what());
+        std::unique_lock lock{house_mutex_};
+        house_wake_.wait_for(lock, back_off, [this] { return stopping_.load(); });
+        back_off = std::min<millis>(500ms, back_off * 2);
+      }
+    }
+  }
+
+  store_config config_;
+  shared common_;
+  std::vector<std::unique_ptr<lane>> lanes_;
+  std::vector<std::unique_ptr<worker>> readers_;
+  std::atomic<std::size_t> next_reader_{0};
+  std::atomic<bool> stopping_{false};
+  std::thread listener_, housekeeper_;
+  int listener_number_ = 0, threads_ = 0;
+
+  std::mutex house_mutex_;
+  std::condition_variable house_wake_;
+  std::map<partition_id, sql::clock::time_point> again_;
+
+  std::mutex state_mutex_;
+  std::set<int> connected_;
+  std::atomic<bool> up_{false};
+  bool told_ = false;
+};
+
+store::store(store_config config) : impl_{std::make_unique<impl>(std::move(config))} {}
+store::~store() = default;
+void store::start() { impl_->start(); }
+void store::stop() { impl_->stop(); }
+
+void store::save(save_request request, std::function<void(save_result)> then) {
+  impl_->save(std::move(request), std::move(then));
+}
+
+void store::load(load_entity what, std::function<void(loaded)> then) {
+  impl_->load_one(owned(std::move(what)), owned(std::move(then)), false);
+}
+
+void store::load(load_partition what, std::function<void(loaded)> then) {
+  impl_->load_all(what, owned(std::move(then)));
+}
+
+void store::load(load_naming what, std::function<void(loaded)> then) {
+  impl_->read(owned(std::move(then)), [what = std::move(what)](session& s) {
+    loaded answer;
+    snapshot tx{s.conn};
+    append(answer.rows, "tunnel", tx.exec_prepared("tunnels_naming", what.project, what.connector));
+    return answer;
+  });
+}
+
+void store::adopt(adopt_rivals what, std::function<void(loaded)> then) {
+  auto shared_then = owned(std::move(then));
+  impl_->adopt_first(what.partition, what.epoch, nullptr, shared_then, [shared_then](const lane::adopted& done) {
+    loaded answer;
+    answer.rows.assign(done.what.revision.rows().begin(), done.what.revision.rows().end());
+    (*shared_then)(std::move(answer));
+  });
+}
+
+void store::fetch(fetch_changes what, std::function<void(changes)> then) {
+  impl_->read(owned(std::move(then)), [what](session& s) { return impl::read_changes(s, what); });
+}
+
+void store::list_audit(std::string project, std::int64_t before_id, int limit,
+                       std::function<void(std::string, std::vector<audit_event>)> then) {
+  struct page {
+    std::string error;
+    std::vector<audit_event> events;
+  };
+  std::function<void(page)> unpack = [then = std::move(then)](page p) { then(std::move(p.error), std::move(p.events)); };
+  limit = std::clamp(limit, 1, limits::page_size_max);
+  impl_->read(owned(std::move(unpack)), [project = std::move(project), before_id, limit](session& s) {
+    page p;
+    snapshot tx{s.conn};
+    for (const auto& row : tx.exec_prepared("list_audit", project, before_id > 0 ? before_id : audit_newest, limit))
+      p.events.push_back({.id = row[0].as<std::int64_t>(),
+                          .at_ms = row[1].as<std::int64_t>(),
+                          .project = row[2].as<std::string>(),
+                          .method = row[3].as<std::string>(),
+                          .resource = row[4].as<std::string>(),
+                          .principal = row[5].as<std::string>(),
+                          .remote = row[6].as<std::string>(),
+                          .request_id = row[7].as<std::string>(),
+                          .before_json = row[8].as<std::string>(),
+                          .after_json = row[9].as<std::string>()});
+    return p;
+  });
+}
+
+void store::next_gateway_stream(std::function<void(std::optional<std::int64_t>)> then) {
+  struct number {
+    std::string error;
+    std::int64_t value = 0;
+  };
+  std::function<void(number)> unpack = [then = std::move(then)](const number& n) {
+    then(n.error.empty() ? std::optional{n.value} : std::nullopt);
+  };
+  impl_->read(owned(std::move(unpack)), [](session& s) {
+    pqxx::work tx{s.conn};
+    number n;
+    n.value = tx.exec_prepared1("next_gateway_stream")[0].as<std::int64_t>();
+    tx.commit();
+    return n;
+  });
+}
+
+void store::purge(std::function<void(std::string)> then) { impl_->purge(std::move(then)); }
+bool store::up() const { return impl_->up_; }
+std::int64_t store::incarnation() const { return impl_->common_.incarnation; }
+int store::partitions() const { return impl_->common_.partitions; }
+
+}  // namespace warren
