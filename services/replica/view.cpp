@@ -261,6 +261,12 @@ void view::set_partitions(int partitions, std::int64_t started_steady_ms) {
   for (partition_id p = 0; p <= partitions; ++p) tables_.partitions.try_emplace(p);
 }
 
+revision_t view::revision(partition_id partition) const {
+  std::shared_lock lock{mutex_};
+  auto p = tables_.partitions.find(partition);
+  return p == tables_.partitions.end() || !p->second.warm ? -1 : p->second.revision;
+}
+
 revision_t view::fetch_after(partition_id partition) const {
   std::shared_lock lock{mutex_};
   auto p = tables_.partitions.find(partition);
