@@ -186,7 +186,8 @@ std::vector<change> catalogue::apply(const replica::tables& t, const replica::ch
   }
   work w;
   w.partition = c.partition;
-  w.revision = std::max<revision_t>(c.revision, 1);
+  // An increment that was fetched holds changes of several revisions: the first that was missing.
+  w.revision = processed == 0 || c.revision <= processed ? std::max<revision_t>(c.revision, 1) : processed + 1;
   w.tunnels = c.routes;
   w.tunnels.insert(c.tunnels.begin(), c.tunnels.end());
   w.connectors = c.connectors;
