@@ -21,7 +21,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "services/bus/actor.hpp"
 #include "services/bus/connection.hpp"
+#include "services/bus/disconnect_watch.hpp"
 #include "services/bus/subjects.hpp"
 
 using namespace warren;
@@ -353,6 +355,106 @@ TEST_CASE("options that can never work are refused at once") {
   options.urls = {"nats://127.0.0.1:1"};
   options.credentials_file = "/nowhere/there.creds";
   CHECK_THROWS_AS(bus::connection::open(options), std::invalid_argument);
+}
+
+TEST_CASE("the system account tells whose connection has ended") {
+  server nats{R"(
+accounts {
+  SYS { users: [ { user: "sys", password: "s" } ] }
+  WARREN { users: [ { user: "agent", password: "a" } ] }
+}
+system_account: SYS
+)"};
+  watched w;
+  std::vector<std::string> agents, others;
+  auto system = to(nats);
+  system.user = "sys";
+  system.password = "s";
+  bus::disconnect_watch watch{system,
+                              [&](auto project, auto kind, auto name) {
+                                w.update([&] { agents.push_back(std::string{project} + "/" + std::string{kind} + "/" + std::string{name}); });
+                              },
+                              [&](auto name) { w.update([&] { others.emplace_back(name); }); }};
+  REQUIRE(watch.link().flush(2s));
+  for (const auto& name : {bus::agent_connection_name("p", "connector", "c"), std::string{"warrend-1"}}) {
+    auto agent = to(nats);
+    agent.user = "agent";
+    agent.password = "a";
+    agent.name = name;
+    agent.bulk_connection = false;
+    const auto connection = bus::connection::open(agent);
+    REQUIRE(connection->connected());
+  }
+  CHECK(w.wait([&] { return agents.size() == 1 && others.size() == 1; }));
+  CHECK(agents == std::vector<std::string>{"p/connector/c"});
+  CHECK(others == std::vector<std::string>{"warrend-1"});
+  watch.close();
+}
+
+TEST_CASE("what is no DISCONNECT event names nobody") {
+  CHECK(bus::disconnected_client(R"({"client":{"name":"x"}})") == "x");
+  for (const char* bad : {"", "{", "[]", "{}", R"({"client":1})", R"({"client":{}})", R"({"client":{"name":1}})"})
+    CHECK_FALSE(bus::disconnected_client(bad));
+  CHECK_FALSE(bus::disconnected_client(std::string(1'000'000, '{')));
+}
+
+TEST_CASE("the bus actor: requests answered, subscriptions until the receiver ends, state told") {
+  server nats;
+  counted counts;
+  const auto connection = bus::connection::open(to(nats), &counts);
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  auto actor = bus::spawn_bus(system, connection, counts);
+  caf::scoped_actor self{system};
+  caf::actor me{self};
+
+  bool connected = false;
+  self->send(actor, bus_watch{me});
+  while (!connected) self->receive([&](const bus_state& now) { connected = now.connected; });
+
+  const auto ask = [&](std::string subject, millis timeout) {
+    std::string out = "none";
+    self->request(actor, caf::infinite, bus_request{std::move(subject), "hi", timeout})
+        .receive([&](const bus_reply& reply) { out = reply.error + "|" + reply.payload; }, [](const caf::error&) {});
+    return out;
+  };
+  CHECK(ask("nobody", 2s) == "no_responders|");
+  const auto mute = connection->subscribe("mute", [](auto, auto, auto) {});
+  const auto echo = connection->subscribe("echo", [&](auto, auto payload, auto to) { connection->publish(to, payload); });
+  CHECK(ask("mute", 20ms) == "timeout|");
+  CHECK(ask("echo", 2s) == "|hi");
+
+  self->send(actor, bus_subscribe{"here.*", me});
+  CHECK(ask("nobody", 2s) == "no_responders|");  // answered after the subscription was made
+  self->send(actor, bus_publish{"here.now", "hello"});
+  self->receive([&](const bus_message& message) {
+    CHECK(message.subject == "here.now");
+    CHECK(message.payload == "hello");
+  });
+  self->send(actor, bus_unsubscribe{"here.*", me});
+  CHECK(ask("here.x", 2s) == "no_responders|");
+
+  {
+    auto receiver = system.spawn([](caf::event_based_actor*) -> caf::behavior { return {[](const bus_message&) {}}; });
+    self->send(actor, bus_subscribe{"gone", receiver});
+    CHECK(ask("gone", 50ms) == "timeout|");
+    caf::anon_send_exit(receiver, caf::exit_reason::user_shutdown);
+    self->wait_for(receiver);
+  }
+  const auto deadline = std::chrono::steady_clock::now() + 5s;
+  std::string last;
+  while ((last = ask("gone", 50ms)) != "no_responders|" && std::chrono::steady_clock::now() < deadline) {}
+  CHECK(last == "no_responders|");
+
+  nats.kill();
+  while (connected) self->receive([&](const bus_state& now) { connected = now.connected; });
+  CHECK(ask("echo", 2s) == "disconnected|");
+  nats.start();
+  while (!connected) self->receive([&](const bus_state& now) { connected = now.connected; });
+  CHECK(ask("echo", 2s) == "|hi");
+  caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
+  self->wait_for(actor);
+  connection->close();
 }
 
 namespace {
