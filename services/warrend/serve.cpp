@@ -107,7 +107,12 @@ int serve(const config::effective& c) {
   const signals stop_signals;
   const auto started_ms = steady_ms();
   const auto name = c.text("instance.name");
-  telemetry::setup_logging({.level = c.text("log.level"), .format = c.text("log.format"), .instance = name});
+  const auto format = c.text("log.format");
+  if (!telemetry::set_up_logging(name, c.text("log.level"),
+                                 format == "json"   ? telemetry::log_format::json
+                                 : format == "text" ? telemetry::log_format::text
+                                                    : telemetry::log_format::automatic))
+    return fail("log.level: there is no level " + c.text("log.level"));
   telemetry::metrics count{name};
   telemetry::health health;
   for (const auto* dependency : {"database", "bus", "cache", "placement"}) health.set(dependency, false, "starting");
@@ -198,7 +203,7 @@ int serve(const config::effective& c) {
       system,
       [&, to](bool on) {
         if (wired) caf::anon_send(to->placement, mass_silence{on});
-        health.set("agents", true, on ? "mass silence: many agents fell silent at once; nobody is declared offline" : "");
+        health.note("mass_silence", on ? "many agents fell silent at once: none of them is declared offline" : "");
       },
       count);
 
@@ -335,7 +340,10 @@ int serve(const config::effective& c) {
   std::unique_ptr<telemetry::http_server> http;
   try {
     admin_server = admin::server::start(std::move(api), view);
-    http = telemetry::http_server::start(c.text("http.listen"), health, count);
+    const auto at = split_endpoint(c.text("http.listen"));
+    http = std::make_unique<telemetry::http_server>(
+        telemetry::http_options{at.host, static_cast<std::uint16_t>(at.port)}, health,
+        [&count] { return count.text(); });
   } catch (const std::exception& e) {
     return fail(e.what());
   }
