@@ -301,21 +301,30 @@ private:
         t = std::move(tasks_.front());
         tasks_.pop_front();
       }
-      busy_since_ms_ = now_ms();
-      try {
-        if (!work_) open_work_connection();
-        auto view = t.run(*work_);
-        busy_since_ms_ = 0;
-        t.then(std::move(view));
-      } catch (const std::exception& e) {
-        busy_since_ms_ = 0;
-        // Also after an error that left the connection whole: a new one has no open questions.
-        {
-          std::lock_guard lock{socket_mutex_};
-          socket_ = -1;
+      // A connection that ended between two requests is no reason to answer with an error, and what a lost one
+      // may have done is judged anew: each request may be run twice.
+      for (int attempt = 1;; ++attempt) {
+        try {
+          busy_since_ms_ = now_ms();
+          if (!work_) open_work_connection();
+          auto view = t.run(*work_);
+          busy_since_ms_ = 0;
+          t.then(std::move(view));
+          break;
+        } catch (const std::exception& e) {
+          busy_since_ms_ = 0;
+          using what = sql_failure::what;
+          const auto kind = classify(e, work_ && work_->conn.is_open()).kind;
+          {
+            std::lock_guard lock{socket_mutex_};
+            socket_ = -1;
+          }
+          const bool had_connection = work_ != nullptr;
+          work_.reset();
+          if (attempt == 1 && had_connection && (kind == what::broken || kind == what::in_doubt)) continue;
+          t.fail(first_line(e.what()));
+          break;
         }
-        work_.reset();
-        t.fail(first_line(e.what()));
       }
     }
   }

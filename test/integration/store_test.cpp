@@ -1,0 +1,800 @@
+// test/integration/store_test.cpp -- the store against a PostgreSQL of its own: group commits, rivals, fences,
+// lost connections.
+#include <catch2/catch.hpp>
+
+#include <chrono>
+#include <csignal>
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include <pqxx/pqxx>
+#include <pwd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "services/store/actor.hpp"
+#include "services/store/failpoint.hpp"
+#include "services/store/lease_store.hpp"
+#include "services/store/migrate.hpp"
+#include "services/store/store.hpp"
+
+using namespace warren;
+
+namespace {
+
+// ---- a private server: one for the program, one database for each test ----
+
+/// Runs a program of PostgreSQL's, as nobody's superuser: it refuses to run as root.
+int run(const std::vector<std::string>& command) {
+  const auto pid = ::fork();
+  if (pid == 0) {
+    if (::geteuid() == 0) {
+      const auto* user = ::getpwnam("postgres");
+      if (!user || ::setgid(user->pw_gid) != 0 || ::setuid(user->pw_uid) != 0) ::_exit(126);
+    }
+    std::vector<char*> argv;
+    for (const auto& a : command) argv.push_back(const_cast<char*>(a.c_str()));
+    argv.push_back(nullptr);
+    if (!std::freopen("/dev/null", "w", stdout)) ::_exit(126);
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  return status;
+}
+
+std::filesystem::path postgres_programs() {
+  std::filesystem::path newest;
+  for (const auto& entry : std::filesystem::directory_iterator{"/usr/lib/postgresql"})
+    if (std::filesystem::exists(entry.path() / "bin/initdb")) newest = std::max(newest, entry.path() / "bin");
+  return newest;
+}
+
+class server {
+public:
+  server() {
+    std::string pattern = "/tmp/warren-store-XXXXXX";
+    folder_ = ::mkdtemp(pattern.data());
+    if (::geteuid() == 0)
+      if (const auto* user = ::getpwnam("postgres"); !user || ::chown(folder_.c_str(), user->pw_uid, user->pw_gid) != 0)
+        throw std::runtime_error{"there is no user postgres to run a server as"};
+    const auto bin = postgres_programs();
+    data_ = folder_ / "data";
+    REQUIRE(run({bin / "initdb", "-D", data_, "-A", "trust", "-U", "warren", "--no-sync"}) == 0);
+    REQUIRE(start() == 0);
+  }
+  ~server() {
+    stop();
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  int start() {
+    return run({postgres_programs() / "pg_ctl", "-D", data_, "-w", "-l", folder_ / "log", "-o",
+                "-c listen_addresses='' -k " + folder_.string() + " -c fsync=off -c max_connections=200", "start"});
+  }
+  int stop() { return run({postgres_programs() / "pg_ctl", "-D", data_, "-w", "-m", "immediate", "stop"}); }
+
+  std::string conninfo(const std::string& database) const {
+    return "host=" + folder_.string() + " user=warren dbname=" + database;
+  }
+
+private:
+  std::filesystem::path folder_, data_;
+};
+
+server& the_server() {
+  static server it;
+  return it;
+}
+
+/// Of the source tree that this program was built in.
+std::string migrations() {
+  for (auto folder = std::filesystem::read_symlink("/proc/self/exe").parent_path(); folder != folder.root_path();
+       folder = folder.parent_path())
+    if (std::filesystem::exists(folder / "migrations/0001_init.sql")) return folder / "migrations";
+  throw std::runtime_error{"migrations/ is not above this program"};
+}
+
+struct database {
+  database() {
+    static int count = 0;
+    name = "warren" + std::to_string(++count);
+    pqxx::connection c{the_server().conninfo("postgres")};
+    pqxx::nontransaction{c}.exec("CREATE DATABASE " + name);
+    conninfo = the_server().conninfo(name);
+    migrate(conninfo, migrations());
+  }
+  ~database() {
+    try {
+      pqxx::connection c{the_server().conninfo("postgres")};
+      pqxx::nontransaction{c}.exec("DROP DATABASE " + name + " WITH (FORCE)");
+    } catch (const std::exception&) {
+    }
+  }
+  /// As a rival: without warren.writer.
+  pqxx::result exec(const std::string& sql) const {
+    pqxx::connection c{conninfo};
+    pqxx::work tx{c};
+    auto r = tx.exec(sql);
+    tx.commit();
+    return r;
+  }
+  template <class T> T value(const std::string& sql) const { return exec(sql)[0][0].as<T>(); }
+
+  std::string name, conninfo;
+};
+
+template <class T> T get(std::future<T> f) {
+  REQUIRE(f.wait_for(20s) == std::future_status::ready);
+  return f.get();
+}
+
+/// An instance: lease, store, and what the store has announced.
+struct instance {
+  explicit instance(const database& db, const std::string& name = "a", counters* count = nullptr)
+      : lease{{.conninfo = db.conninfo, .name = name}} {
+    const auto error = lease.start();
+    INFO(error);
+    REQUIRE(error.empty());
+    s = std::make_unique<store>(store_config{
+        .conninfo = db.conninfo,
+        .instance = lease.id(),
+        .count = count,
+        .on_commit =
+            [this](const busv1::Revision& r) {
+              std::lock_guard lock{mutex};
+              commits.push_back(r);
+            },
+        .on_rival =
+            [this](partition_id p) {
+              std::lock_guard lock{mutex};
+              rivals.push_back(p);
+              changed.notify_all();
+            },
+        .on_state =
+            [this](bool is_up, const std::string&) {
+              std::lock_guard lock{mutex};
+              up = is_up;
+              changed.notify_all();
+            },
+    });
+    s->start();
+    REQUIRE(wait([this] { return up; }));
+  }
+  ~instance() { s->stop(); }
+
+  template <class F> bool wait(F f, millis limit = 10s) {
+    std::unique_lock lock{mutex};
+    return changed.wait_for(lock, limit, f);
+  }
+  placement_view take(partition_id p) {
+    std::promise<placement_view> done;
+    lease.take({p}, [&](placement_view v) { done.set_value(std::move(v)); });
+    return get(done.get_future());
+  }
+  placement_view renew() {
+    std::promise<placement_view> done;
+    lease.renew({}, [&](placement_view v) { done.set_value(std::move(v)); });
+    return get(done.get_future());
+  }
+  epoch_t own(partition_id p) {
+    const auto v = take(p);
+    REQUIRE(v.error == "");
+    REQUIRE(v.taken);
+    return v.partitions.at(static_cast<std::size_t>(p)).epoch;
+  }
+  std::future<save_result> begin(save_request r) {
+    auto done = std::make_shared<std::promise<save_result>>();
+    auto f = done->get_future();
+    s->save(std::move(r), [done](save_result x) { done->set_value(std::move(x)); });
+    return f;
+  }
+  save_result save(save_request r) { return get(begin(std::move(r))); }
+  template <class What> loaded load(What what) {
+    std::promise<loaded> done;
+    s->load(std::move(what), [&](loaded l) { done.set_value(std::move(l)); });
+    return get(done.get_future());
+  }
+  loaded adopt(partition_id p, epoch_t e) {
+    std::promise<loaded> done;
+    s->adopt({p, e}, [&](loaded l) { done.set_value(std::move(l)); });
+    return get(done.get_future());
+  }
+  changes fetch(partition_id p, revision_t after) {
+    std::promise<changes> done;
+    s->fetch({p, after}, [&](changes c) { done.set_value(std::move(c)); });
+    return get(done.get_future());
+  }
+  std::vector<busv1::Revision> announced(partition_id p) {
+    std::lock_guard lock{mutex};
+    std::vector<busv1::Revision> out;
+    for (const auto& r : commits)
+      if (r.partition() == p) out.push_back(r);
+    return out;
+  }
+
+  lease_store lease;
+  std::unique_ptr<store> s;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<busv1::Revision> commits;
+  std::vector<partition_id> rivals;
+  bool up = false;
+};
+
+const std::string project = "acme";
+const partition_id home = partition_of(project, 64);
+
+v1::Row tunnel_row(const std::string& name, std::vector<std::string> hostnames = {}, const std::string& in = project) {
+  v1::Row row;
+  auto& t = *row.mutable_tunnel();
+  t.set_project(in);
+  t.set_name(name);
+  t.set_uid("uid-" + in + "-" + name);
+  t.set_generation(1);
+  t.set_enabled(true);
+  t.set_gateway_class("default");
+  for (auto& h : hostnames) t.add_hostnames(h);
+  auto& rule = *t.add_rules();
+  rule.set_path_prefix("/");
+  rule.set_connector("box");
+  rule.set_target("http://localhost:8080");
+  rule.set_tls_verify(false);
+  auto& c = *t.add_conditions();
+  c.set_type("Accepted");
+  c.set_status("True");
+  c.set_observed_generation(1);
+  *c.mutable_last_transition_time() = timestamp_from_ms(1'700'000'000'123);
+  return row;
+}
+v1::Row connector_row(const std::string& name, const std::string& key = "") {
+  v1::Row row;
+  auto& c = *row.mutable_connector();
+  c.set_project(project);
+  c.set_name(name);
+  c.set_uid("uid-" + name);
+  c.set_generation(1);
+  c.set_class_("default");
+  c.set_lease_duration_ms(30'000);
+  c.set_public_key(key);
+  return row;
+}
+v1::Row attachment_row(const std::string& connector, const v1::Row& tunnel) {
+  v1::Row row;
+  auto& a = *row.mutable_attachment();
+  a.set_project(project);
+  a.set_connector(connector);
+  a.set_tunnel(tunnel.tunnel().name());
+  a.set_tunnel_uid(tunnel.tunnel().uid());
+  a.set_tunnel_generation(1);
+  a.set_target_state("Unknown");
+  return row;
+}
+
+save_request writing(epoch_t epoch, std::vector<row_write> rows, partition_id p = home) {
+  save_request r;
+  r.write = "test";
+  r.partition = p;
+  r.epoch = epoch;
+  r.rows = std::move(rows);
+  return r;
+}
+save_request inserting(epoch_t epoch, v1::Row row, partition_id p = home) {
+  save_request r = writing(epoch, {{row_write::op::insert, row, 0, true}}, p);
+  if (row.has_tunnel() && row.tunnel().hostnames_size() > 0)
+    r.claims = claim_change{row.tunnel().project(), row.tunnel().name(), row.tunnel().uid(),
+                            {row.tunnel().hostnames().begin(), row.tunnel().hostnames().end()}, {}};
+  return r;
+}
+save_request updating(epoch_t epoch, v1::Row row, std::int64_t expected) {
+  return writing(epoch, {{row_write::op::update, std::move(row), expected, false}});
+}
+save_request erasing(epoch_t epoch, v1::Row row, std::int64_t expected) {
+  return writing(epoch, {{row_write::op::erase, std::move(row), expected, true}});
+}
+
+const saved& must_save(const save_result& r) {
+  if (const auto* refused = std::get_if<save_refused>(&r)) FAIL("refused: " << refused->field << " " << refused->message);
+  if (const auto* c = std::get_if<save_conflict>(&r)) FAIL("conflict: " << c->what);
+  if (const auto* u = std::get_if<save_unavailable>(&r)) FAIL("unavailable: " << u->message);
+  REQUIRE(std::holds_alternative<saved>(r));
+  return std::get<saved>(r);
+}
+template <class T> const T& must_be(const save_result& r) {
+  INFO("answer " << r.index());
+  if (const auto* refused = std::get_if<save_refused>(&r)) INFO("refused: " << refused->field << " " << refused->message);
+  REQUIRE(std::holds_alternative<T>(r));
+  return std::get<T>(r);
+}
+
+}  // namespace
+
+TEST_CASE("SQL and C++ agree on a project's partition") {
+  database db;
+  for (const std::string p : {"", "a", "acme", "a-rather-long-project-name-with-63-characters-aaaaaaaaaaaaaaaaaaa",
+                              "p0", "p1", "p2", "x9", "zzz"}) {
+    INFO(p);
+    CHECK(db.value<int>("SELECT warren_partition('" + p + "')") == partition_of(p, 64));
+  }
+}
+
+TEST_CASE("a migration is applied once and never edited") {
+  database db;
+  CHECK(migrate(db.conninfo, migrations()).empty());
+  CHECK(schema_level(db.conninfo) == 1);
+  CHECK(schema_misfit(db.conninfo).empty());
+  CHECK(partitions_of_database(db.conninfo) == 64);
+  CHECK(db.value<int>("SELECT count(*) FROM partition") == 65);
+
+  const auto folder = std::filesystem::temp_directory_path() / ("warren-migrations-" + std::to_string(::getpid()));
+  std::filesystem::create_directories(folder);
+  std::ofstream{folder / "0001_init.sql"} << "SELECT 1;";
+  CHECK_THROWS_WITH(migrate(db.conninfo, folder), Catch::Contains("edited"));
+  std::filesystem::remove_all(folder);
+
+  db.exec("UPDATE installation SET fits_from = 7");
+  CHECK_THAT(schema_misfit(db.conninfo), Catch::Contains("no longer fits"));
+}
+
+TEST_CASE("a row comes back as it was written") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto done = must_save(a.save(inserting(epoch, tunnel_row("t", {"a.example.com"}))));
+  REQUIRE(done.rows.size() == 1);
+  CHECK(done.rows[0].tunnel().version() == done.revision);
+  CHECK(done.rows[0].tunnel().route_version() == done.revision);
+  CHECK(done.rows[0].tunnel().has_created_at());
+
+  const auto found = a.load(load_entity{"tunnel", project, "t", home, epoch});
+  REQUIRE(found.error == "");
+  REQUIRE(found.rows.size() == 2);
+  CHECK(found.rows[0].SerializeAsString() == done.rows[0].SerializeAsString());
+  CHECK(found.rows[1].hostname_claim().hostname() == "a.example.com");
+  CHECK(found.rows[1].hostname_claim().claim() > 0);
+  CHECK_FALSE(found.rows[0].tunnel().rules(0).tls_verify());
+  CHECK(db.value<int>("SELECT (conditions->0->'observed_generation')::int FROM tunnel") == 1);
+
+  const auto said = a.announced(home);
+  REQUIRE(said.size() == 1);
+  CHECK(said[0].revision() == done.revision);
+  CHECK(said[0].incarnation() == 1);
+  CHECK(said[0].rows_size() == 2);
+
+  const auto all = a.fetch(home, 0);
+  CHECK(all.complete);
+  CHECK(all.rows.size() == 2);
+  CHECK(a.fetch(home, all.revision).rows.empty());
+  CHECK(a.load(load_naming{project, "box"}).rows.size() == 1);
+  CHECK(a.load(load_naming{"other", "box"}).rows.empty());
+  CHECK(a.load(load_partition{home, epoch}).rows.size() == 2);
+  CHECK(a.load(load_partition{home, epoch + 1}).lost);
+}
+
+TEST_CASE("a write that finds another version writes nothing") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto first = must_save(a.save(inserting(epoch, tunnel_row("t")))).revision;
+  must_be<save_conflict>(a.save(inserting(epoch, tunnel_row("t"))));
+  auto row = tunnel_row("t");
+  row.mutable_tunnel()->set_enabled(false);
+  const auto second = must_save(a.save(updating(epoch, row, first))).revision;
+  CHECK(second == first + 1);
+  must_be<save_conflict>(a.save(updating(epoch, row, first)));
+  must_be<save_conflict>(a.save(updating(epoch, row, rival_version)));
+  must_be<save_conflict>(a.save(erasing(epoch, row, first)));
+  must_be<save_conflict>(a.save(updating(epoch, tunnel_row("missing"), 1)));
+  CHECK(db.value<std::int64_t>("SELECT version FROM tunnel") == second);
+}
+
+TEST_CASE("a row that a rival holds is a conflict, at once") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto first = must_save(a.save(inserting(epoch, tunnel_row("t")))).revision;
+  {
+    pqxx::connection rival{db.conninfo};
+    pqxx::work tx{rival};
+    tx.exec("SELECT 1 FROM tunnel FOR UPDATE");
+    const auto begun = std::chrono::steady_clock::now();
+    must_be<save_conflict>(a.save(updating(epoch, tunnel_row("t"), first)));
+    CHECK(std::chrono::steady_clock::now() - begun < 400ms);
+  }
+  must_save(a.save(updating(epoch, tunnel_row("t"), first)));
+}
+
+TEST_CASE("one bad transition of a group fails alone") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto other = partition_of("beta", 64);
+  const auto other_epoch = a.own(other);
+  must_save(a.save(inserting(epoch, tunnel_row("taken"))));
+
+  // All of them wait behind a transaction that a rival's lock on the partition's row holds up.
+  std::vector<std::future<save_result>> good;
+  std::future<save_result> nul, exists, label, elsewhere, stale;
+  {
+    pqxx::connection rival{db.conninfo};
+    pqxx::work tx{rival};
+    tx.exec("SELECT 1 FROM partition WHERE id = " + std::to_string(home) + " FOR UPDATE");
+    auto held = a.begin(inserting(epoch, tunnel_row("first")));
+    for (int i = 0; i < 20; ++i) good.push_back(a.begin(inserting(epoch, tunnel_row("good" + std::to_string(i)))));
+    auto bad = tunnel_row("bad");
+    bad.mutable_tunnel()->set_gateway_class(std::string("a\0b", 3));
+    nul = a.begin(inserting(epoch, bad));
+    exists = a.begin(inserting(epoch, tunnel_row("taken")));
+    label = a.begin(inserting(epoch, tunnel_row("Not_A_Label")));
+    elsewhere = a.begin(inserting(epoch, tunnel_row("t", {}, "beta"), other));
+    stale = a.begin(inserting(epoch - 1, tunnel_row("stale")));
+    good.push_back(std::move(held));
+  }
+  for (auto& f : good) must_save(get(std::move(f)));
+  CHECK(must_be<save_refused>(get(std::move(nul))).code == errc::invalid);
+  must_be<save_conflict>(get(std::move(exists)));
+  const auto refused = must_be<save_refused>(get(std::move(label)));
+  CHECK(refused.code == errc::invalid);
+  CHECK(refused.field == "name");
+  must_be<save_lost>(get(std::move(stale)));
+  if (other % limits::store_lanes != home % limits::store_lanes)
+    must_be<save_lost>(get(std::move(elsewhere)));  // epoch of the other partition
+  CHECK(db.value<int>("SELECT count(*) FROM tunnel WHERE name LIKE 'good%'") == 20);
+  CHECK(other_epoch > 0);
+
+  // No gap: each revision was announced exactly once.
+  revision_t next = 1;
+  for (const auto& r : a.announced(home)) CHECK(r.revision() == next++);
+}
+
+TEST_CASE("a host name belongs to one tunnel") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto other = partition_of("beta", 64);
+  const auto other_epoch = a.own(other);
+
+  SECTION("whoever comes first") {
+    must_save(a.save(inserting(epoch, tunnel_row("t", {"a.example.com"}))));
+    const auto r = must_be<save_refused>(
+        a.save(inserting(other_epoch, tunnel_row("u", {"b.example.com", "a.example.com"}, "beta"), other)));
+    CHECK(r.code == errc::already_exists);
+    CHECK(r.field == "hostnames");
+    CHECK_THAT(r.message, Catch::Contains("a.example.com") && !Catch::Contains("acme"));
+    CHECK(db.value<int>("SELECT count(*) FROM hostname_claim") == 1);
+    CHECK(db.value<int>("SELECT count(*) FROM tunnel") == 1);
+  }
+  SECTION("of many that race, one wins each time, and never half") {
+    for (int round = 0; round < 30; ++round) {
+      const auto n = std::to_string(round);
+      auto one = a.begin(inserting(epoch, tunnel_row("t" + n, {"x" + n + ".example.com", "y" + n + ".example.com"})));
+      auto two = a.begin(inserting(other_epoch, tunnel_row("t" + n, {"y" + n + ".example.com", "x" + n + ".example.com"}, "beta"), other));
+      const auto r1 = get(std::move(one)), r2 = get(std::move(two));
+      const bool first = std::holds_alternative<saved>(r1), second = std::holds_alternative<saved>(r2);
+      CHECK_FALSE((first && second));
+      const auto tunnels = db.value<int>("SELECT count(*) FROM tunnel WHERE name = 't" + n + "'");
+      CHECK(tunnels == (first ? 1 : 0) + (second ? 1 : 0));
+      CHECK(db.value<int>("SELECT count(*) FROM hostname_claim WHERE tunnel = 't" + n + "'") == 2 * tunnels);
+    }
+  }
+  SECTION("and can be given back in the transaction that takes another") {
+    const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t", {"a.example.com", "b.example.com"})))).revision;
+    auto change = updating(epoch, tunnel_row("t", {"b.example.com", "c.example.com"}), rev);
+    change.claims = claim_change{project, "t", "uid-acme-t", {"b.example.com", "c.example.com"}, {"a.example.com"}};
+    const auto done = must_save(a.save(change));
+    CHECK(db.value<std::string>("SELECT string_agg(hostname, ' ' ORDER BY hostname) FROM hostname_claim") ==
+          "b.example.com c.example.com");
+    const auto said = a.announced(home).back();
+    CHECK(said.revision() == done.revision);
+    CHECK(said.rows_size() == 3);  // the tunnel, the new claim, the tombstone of the old one
+    const auto missed = a.fetch(home, rev);
+    CHECK_FALSE(missed.complete);
+    CHECK(missed.rows.size() == 3);
+  }
+}
+
+TEST_CASE("a public key belongs to one connector") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const std::string key(64, 'a');
+  const auto rev = must_save(a.save(inserting(epoch, connector_row("one", key)))).revision;
+  const auto r = must_be<save_refused>(a.save(inserting(epoch, connector_row("two", key))));
+  CHECK(r.code == errc::already_exists);
+  CHECK(r.field == "public_key");
+  must_save(a.save(updating(epoch, connector_row("one", key), rev)));
+  must_save(a.save(inserting(epoch, connector_row("three"))));
+  must_save(a.save(inserting(epoch, connector_row("four"))));
+}
+
+TEST_CASE("the same request id gives the first answer") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  auto r = inserting(epoch, tunnel_row("t"));
+  r.request = answered_request{project, "CreateTunnel", "id-1", "digest"};
+  r.audit = audit_entry{project, "CreateTunnel", "projects/acme/tunnels/t", "me", "::1", "id-1", "", R"({"name": "t"})"};
+  const auto done = must_save(a.save(r));
+  const auto again = must_be<save_replayed>(a.save(r));
+  CHECK(again.reply.revision() == done.revision);
+  CHECK(again.reply.partition() == home);
+  CHECK(again.reply.row().SerializeAsString() == done.rows[0].SerializeAsString());
+  r.request->digest = "other";
+  const auto refused = must_be<save_refused>(a.save(r));
+  CHECK(refused.code == errc::invalid);
+  CHECK(refused.field == "request_id");
+  CHECK(db.value<int>("SELECT count(*) FROM audit_event") == 1);
+
+  std::promise<std::vector<audit_event>> page;
+  a.s->list_audit(project, 0, 10, [&](std::string, std::vector<audit_event> e) { page.set_value(std::move(e)); });
+  const auto events = get(page.get_future());
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].after_json == R"({"name": "t"})");
+  CHECK(events[0].before_json.empty());
+}
+
+TEST_CASE("what a rival touches is adopted, and never mistaken for what it was") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t", {"a.example.com"})))).revision;
+
+  db.exec("UPDATE tunnel SET enabled = false");
+  REQUIRE(a.wait([&] { return std::count(a.rivals.begin(), a.rivals.end(), home) > 0; }));
+  must_be<save_conflict>(a.save(updating(epoch, tunnel_row("t"), rev)));
+  // The same content again: another version all the same.
+  db.exec("UPDATE tunnel SET enabled = true");
+  must_be<save_conflict>(a.save(updating(epoch, tunnel_row("t"), rev)));
+
+  const auto taken = a.adopt(home, epoch);
+  REQUIRE(taken.error == "");
+  REQUIRE(taken.rows.size() == 1);
+  const auto& t = taken.rows[0].tunnel();
+  CHECK(t.version() > rev);
+  CHECK(t.route_version() == t.version());
+  CHECK(t.generation() == 3);
+  CHECK(a.announced(home).back().revision() == t.version());
+  CHECK(a.adopt(home, epoch).rows.empty());
+  must_save(a.save(updating(epoch, taken.rows[0], t.version())));
+
+  SECTION("a row of a rival's own lands in its partition") {
+    db.exec("INSERT INTO tunnel (project, name) VALUES ('acme', 'theirs'), ('beta', 'elsewhere')");
+    CHECK(db.value<int>("SELECT partition FROM tunnel WHERE name = 'elsewhere'") == partition_of("beta", 64));
+    const auto found = a.load(load_entity{"tunnel", project, "theirs", home, epoch});
+    REQUIRE(found.rows.size() == 1);
+    CHECK(found.rows[0].tunnel().version() > t.version());
+  }
+  SECTION("a rival's DELETE leaves a tombstone that replicas see") {
+    const auto before = a.fetch(home, 0).revision;
+    db.exec("DELETE FROM tunnel");
+    const auto gone = a.adopt(home, epoch);
+    std::set<std::string> kinds;
+    for (const auto& row : gone.rows) kinds.insert(row.tombstone().kind() + " " + row.tombstone().key());
+    CHECK(kinds == std::set<std::string>{"tunnel acme/t", "hostname_claim a.example.com"});
+    CHECK(a.fetch(home, before).rows.size() == 2);
+  }
+  SECTION("a marked row that somebody holds is tried again") {
+    db.exec("UPDATE tunnel SET enabled = false");
+    {
+      pqxx::connection rival{db.conninfo};
+      pqxx::work tx{rival};
+      tx.exec("SELECT 1 FROM tunnel FOR UPDATE");
+      CHECK(a.adopt(home, epoch).rows.empty());
+      CHECK(a.load(load_entity{"tunnel", project, "t", home, epoch}).error != "");
+    }
+    {
+      std::lock_guard lock{a.mutex};
+      a.rivals.clear();
+    }
+    CHECK(a.wait([&] { return !a.rivals.empty(); }));
+    CHECK(a.adopt(home, epoch).rows.size() == 1);
+  }
+  SECTION("a rival can neither rename nor truncate") {
+    CHECK_THROWS(db.exec("UPDATE tunnel SET name = 'other'"));
+    CHECK_THROWS(db.exec("TRUNCATE tunnel CASCADE"));
+  }
+}
+
+TEST_CASE("deletion leaves tombstones, for a while") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto box = must_save(a.save(inserting(epoch, connector_row("box")))).revision;
+  const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t", {"a.example.com"})))).revision;
+  must_save(a.save(inserting(epoch, attachment_row("box", tunnel_row("t")))));
+  CHECK(must_be<save_refused>(a.save(inserting(epoch, attachment_row("box", tunnel_row("gone"))))).field == "tunnel_uid");
+  const auto found = a.load(load_entity{"connector", project, "box", home, epoch});
+  CHECK(found.rows.size() == 2);
+
+  const auto done = must_save(a.save(erasing(epoch, tunnel_row("t"), rev)));
+  REQUIRE(done.rows.size() == 1);
+  CHECK(done.rows[0].tunnel().rules_size() == 1);  // its last state
+  const auto missed = a.fetch(home, rev + 1);
+  CHECK(missed.rows.size() == 3);
+  CHECK(a.announced(home).back().rows_size() == 3);
+  CHECK(db.value<int>("SELECT count(*) FROM attachment") == 0);
+
+  db.exec("UPDATE tombstone SET deleted_at = now() - interval '2 hours'");
+  std::promise<std::string> purged;
+  a.s->purge([&](std::string e) { purged.set_value(e); });
+  CHECK(get(purged.get_future()) == "");
+  CHECK(db.value<int>("SELECT count(*) FROM tombstone") == 0);
+  CHECK(a.fetch(home, rev).complete);
+  CHECK_FALSE(a.fetch(home, done.revision).complete);
+  CHECK(box > 0);
+}
+
+TEST_CASE("a superseded holder writes nothing") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t")))).revision;
+
+  SECTION("after its lease has ended") {
+    instance b{db, "b"};
+    CHECK_FALSE(b.take(home).taken);
+    db.exec("UPDATE instance SET expires_at = now() - interval '1 second' WHERE name = 'a'");
+    const auto later = b.own(home);
+    CHECK(later == epoch + 1);
+    must_be<save_lost>(a.save(updating(epoch, tunnel_row("t"), rev)));
+    CHECK(a.load(load_entity{"tunnel", project, "t", home, epoch}).lost);
+    CHECK(a.adopt(home, epoch).lost);
+    must_save(b.save(updating(later, tunnel_row("t"), rev)));
+  }
+  SECTION("after it has released the partition") {
+    std::promise<placement_view> done;
+    a.lease.release({home, epoch}, [&](placement_view v) { done.set_value(v); });
+    get(done.get_future());
+    instance b{db, "b"};
+    b.own(home);
+    must_be<save_lost>(a.save(updating(epoch, tunnel_row("t"), rev)));
+  }
+  SECTION("a paused one cannot keep its locks") {
+    pqxx::connection paused{db.conninfo};
+    pqxx::work tx{paused};
+    tx.exec("SET application_name = 'warrend/" + std::to_string(a.lease.id()) + "/lane0'");
+    tx.exec("UPDATE partition SET revision = revision + 1 WHERE id = " + std::to_string(home));
+    instance b{db, "b"};
+    db.exec("UPDATE instance SET expires_at = now() - interval '1 second' WHERE name = 'a'");
+    // The ended session lets go a moment later.
+    for (int i = 0; i < 10 && !b.take(home).taken; ++i) {
+    }
+    CHECK(db.value<std::int64_t>("SELECT owner FROM partition WHERE id = " + std::to_string(home)) == b.lease.id());
+  }
+}
+
+TEST_CASE("a dead instance is succeeded at once, a live name is refused") {
+  database db;
+  auto b = std::make_unique<instance>(db, "b");
+  lease_store twin{{.conninfo = db.conninfo, .name = "b"}};
+  CHECK_THAT(twin.start(), Catch::Contains("alive"));
+
+  // Killed: row and lease are there, the advisory lock is not.
+  db.exec("INSERT INTO instance (id, name, expires_at) VALUES (900, 'dead', now() + interval '1 hour')");
+  db.exec("UPDATE partition SET owner = 900, epoch = 4 WHERE id = 3");
+  CHECK(b->own(3) == 5);
+
+  db.exec("UPDATE partition SET owner = 900, epoch = 4 WHERE id = 4");
+  instance again{db, "dead"};
+  CHECK(again.own(4) == 5);
+
+  const auto view = again.renew();
+  CHECK(view.renewed);
+  CHECK(view.incarnation == 1);
+  CHECK(view.partitions.size() == 65);
+  CHECK(view.instances.size() == 2);
+}
+
+TEST_CASE("an instance whose lock connection was ended takes the lock again") {
+  database db;
+  instance a{db};
+  db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%/lock'");
+  CHECK(a.renew().renewed);
+  CHECK(db.value<int>("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted") == 1);
+}
+
+TEST_CASE("sessions that are ended are replaced and nothing is lost") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  for (int round = 0; round < 5; ++round) {
+    std::vector<std::future<save_result>> all;
+    for (int i = 0; i < 50; ++i)
+      all.push_back(a.begin(inserting(epoch, tunnel_row("t" + std::to_string(round) + "-" + std::to_string(i)))));
+    db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'warrend/%/lane%'");
+    for (auto& f : all) must_save(get(std::move(f)));
+  }
+  CHECK(db.value<int>("SELECT count(*) FROM tunnel") == 250);
+  revision_t next = 1;
+  for (const auto& r : a.announced(home)) CHECK(r.revision() == next++);
+}
+
+TEST_CASE("a database that is away is said so, and comes back by itself") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  the_server().stop();
+  CHECK(a.wait([&] { return !a.up; }, 3s));
+  const auto begun = std::chrono::steady_clock::now();
+  must_be<save_unavailable>(a.save(inserting(epoch, tunnel_row("t"))));
+  CHECK(std::chrono::steady_clock::now() - begun < 4s);
+  CHECK(a.load(load_entity{"tunnel", project, "t", home, epoch}).error != "");
+  CHECK(a.renew().error != "");
+  REQUIRE(the_server().start() == 0);
+  CHECK(a.wait([&] { return a.up; }));
+  must_save(a.save(inserting(epoch, tunnel_row("t"))));
+  CHECK(a.renew().renewed);
+}
+
+TEST_CASE("a server process that does not answer is given up") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t")))).revision;
+  const auto pid = db.value<int>("SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%/lane" +
+                                 std::to_string(home % limits::store_lanes) + "'");
+  REQUIRE(::kill(pid, SIGSTOP) == 0);
+  const auto begun = std::chrono::steady_clock::now();
+  const auto answer = a.save(updating(epoch, tunnel_row("t"), rev));
+  CHECK(std::chrono::steady_clock::now() - begun < 4s);
+  ::kill(pid, SIGCONT);
+  must_save(answer);
+}
+
+TEST_CASE("another database raises the incarnation before anything is written") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t")))).revision;
+  db.exec("UPDATE installation SET timeline = timeline + 1");
+  db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'warrend/%'");
+  must_be<save_lost>(a.save(updating(epoch, tunnel_row("t"), rev)));
+  const auto later = a.own(home);
+  CHECK(later > (std::int64_t{1} << 32));
+  const auto done = must_save(a.save(updating(later, tunnel_row("t"), rev)));
+  CHECK(done.revision > (std::int64_t{1} << 32));
+  CHECK(a.announced(home).back().incarnation() == 2);
+  CHECK(a.fetch(home, rev).complete);
+}
+
+#ifdef WARREN_FAILPOINTS
+TEST_CASE("an undecided commit is neither lost nor repeated") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t")))).revision;
+  set_failpoint("after_commit=undecided");
+  const auto done = must_save(a.save(updating(epoch, tunnel_row("t"), rev)));
+  CHECK(done.revision == rev + 1);
+  CHECK(db.value<std::int64_t>("SELECT revision FROM partition WHERE id = " + std::to_string(home)) == rev + 1);
+  CHECK(a.announced(home).back().revision() == rev + 1);
+  must_save(a.save(updating(epoch, tunnel_row("t"), done.revision)));
+}
+#endif
+
+TEST_CASE("the actors answer what the classes answer") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  {
+    auto handle = spawn_store(system, std::shared_ptr<store>{a.s.get(), [](store*) {}});
+    auto lease = spawn_lease_store(system, std::shared_ptr<lease_store>{&a.lease, [](lease_store*) {}});
+    caf::scoped_actor self{system};
+    self->request(handle, 5s, inserting(epoch, tunnel_row("t")))
+        .receive([&](const save_result& r) { must_save(r); }, [](const caf::error&) { FAIL("no answer"); });
+    self->request(handle, 5s, fetch_changes{home, 0})
+        .receive([&](const changes& c) { CHECK(c.rows.size() == 1); }, [](const caf::error&) { FAIL("no answer"); });
+    self->request(lease, 5s, renew_lease{})
+        .receive([&](const placement_view& v) { CHECK(v.renewed); }, [](const caf::error&) { FAIL("no answer"); });
+  }
+}
