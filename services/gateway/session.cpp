@@ -77,6 +77,7 @@ void session::first_request(kind k, const discovery::DeltaDiscoveryRequest& r) {
   }
   if (r.resource_names_subscribe().empty() && k != kind::route) t.wildcard = true;
   t.owes_answer = t.wildcard && r.initial_resource_versions().empty();
+  t.answered = !t.owes_answer;
   for (const auto& [name, version] : r.initial_resource_versions()) {
     const auto [it, added] = t.names.try_emplace(name);
     it->second.acked = version;
@@ -92,7 +93,7 @@ void session::first_request(kind k, const discovery::DeltaDiscoveryRequest& r) {
     if (n.acked.empty()) n.must_answer = true;
   }
   for (auto& [name, n] : t.names)
-    if (covers(t, name)) weigh(k, name, n, 1);
+    if (covers(t, name)) weigh(k, name, n, 0);
 }
 
 void session::subscribe(kind k, const std::string& name) {
@@ -246,6 +247,7 @@ void session::answer(kind k, const std::string& nonce, const discovery::DeltaDis
   if (it == t.flights.end()) return;
   const auto f = std::move(it->second);
   t.flights.erase(it);
+  t.answered = true;
   if (!r.has_error_detail()) {
     for (const auto& name : f.names) accepted(k, name);
     if (on_acknowledged) on_acknowledged(k, now_ms - f.sent_at_ms);
@@ -435,8 +437,9 @@ void session::update_state(std::int64_t now_ms) {
   for (const auto& t : types_)
     for (const auto& [nonce, f] : t.flights) oldest = std::min(oldest, f.sent_at_ms);
   const bool silent = now_ms - oldest >= std::chrono::milliseconds{limits::gateway_stalled_after}.count();
-  const bool asked_for_all = types_[index(kind::cluster)].known && types_[index(kind::listener)].known &&
-                             types_[index(kind::scope)].known;
+  // Its listeners open when the first answer about scopes is there, also one that says there are none.
+  const bool asked_for_all = types_[index(kind::cluster)].answered && types_[index(kind::listener)].answered &&
+                             types_[index(kind::scope)].answered;
   auto next = state_;
   if (silent) {
     if (state_ != stream_state::stalled)

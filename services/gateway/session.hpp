@@ -92,6 +92,7 @@ private:
     bool known = false;     ///< the gateway has asked for this type
     bool wildcard = false;
     bool owes_answer = false;  ///< its first request is answered even if there is nothing
+    bool answered = false;     ///< that answer is acknowledged, or there was nothing to say
     std::set<std::string> subscribed;
     std::map<std::string, name_state> names;
     std::set<std::string> dirty;

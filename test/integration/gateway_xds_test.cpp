@@ -64,16 +64,18 @@ public:
   void add(std::string_view name, std::string_view label, double n) override {
     std::lock_guard lock{mutex_};
     values_[std::string{name} + "/" + std::string{label}] += n;
+    counted_.notify_all();
   }
   void set(std::string_view, double, std::string_view) override {}
   void observe(std::string_view, double, std::string_view) override {}
-  double value(const std::string& name) {
-    std::lock_guard lock{mutex_};
-    return values_[name];
+  bool await(const std::string& name, double n, std::chrono::milliseconds limit = 20s) {
+    std::unique_lock lock{mutex_};
+    return counted_.wait_for(lock, limit, [&] { return values_[name] >= n; });
   }
 
 private:
   std::mutex mutex_;
+  std::condition_variable counted_;
   std::map<std::string, double> values_;
 };
 
@@ -564,10 +566,7 @@ TEST_CASE("an unregistered gateway is refused and counted") {
   if (no_envoy()) return;
   world w;
   envoy_process envoy{"gw-stranger", w.xds_port};
-  const auto deadline = std::chrono::steady_clock::now() + 20s;
-  while (w.counts.value("warren_gateway_refused_streams_total/") < 1 && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::yield();
-  CHECK(w.counts.value("warren_gateway_refused_streams_total/") >= 1);
+  CHECK(w.counts.await("warren_gateway_refused_streams_total/", 1));
   CHECK(w.server->status().empty());
 }
 

@@ -1,0 +1,359 @@
+// test/machine/gateway_session_test.cpp -- what one gateway is sent, and what its answers prove: a scripted gateway
+// against the session, no sockets.
+#include <catch2/catch.hpp>
+
+#include <fmt/format.h>
+
+#include "envoy/config/cluster/v3/cluster.pb.h"
+#include "envoy/config/route/v3/route.pb.h"
+#include "services/gateway/session.hpp"
+
+namespace {
+
+using namespace warren;
+using gateway::kind;
+
+constexpr revision_t base = 100;
+
+/// Rows, the catalogue made of them, and one session.
+struct fixture {
+  replica::tables t;
+  gateway::catalogue rows;
+  std::unique_ptr<gateway::session> talk;
+  revision_t revision = base;
+  std::int64_t now = 0;
+  std::int64_t claims = 0;
+  replica::change_set change;
+
+  fixture() {
+    auto c = std::make_shared<v1::GatewayClassRow>();
+    c->set_partition(1);
+    c->set_name("default");
+    c->set_dial_mode("direct");
+    c->add_listen("127.0.0.1:8080");
+    t.gateway_classes["default"] = c;
+    t.partitions[0].revision = t.partitions[1].revision = base;
+    rows.rebuild(t);
+    connect();
+  }
+  void connect() { talk = std::make_unique<gateway::session>(rows, "default"); }
+
+  void put_tunnel(const std::string& name, const std::string& connector = "c") {
+    auto row = std::make_shared<v1::TunnelRow>();
+    row->set_project("p");
+    row->set_name(name);
+    row->set_uid("uid-" + name);
+    row->set_generation(1);
+    row->set_enabled(true);
+    row->set_gateway_class("default");
+    row->add_hostnames(name + ".example");
+    auto& rule = *row->add_rules();
+    rule.set_path_prefix("/");
+    rule.set_connector(connector);
+    rule.set_target("http://localhost:8080");
+    t.tunnels[{"p", name}] = row;
+    auto claim = std::make_shared<v1::HostnameClaimRow>();
+    claim->set_hostname(name + ".example");
+    claim->set_project("p");
+    claim->set_tunnel(name);
+    claim->set_tunnel_uid("uid-" + name);
+    claim->set_claim(++claims);
+    t.claims[name + ".example"] = claim;
+    t.tunnels_by_connector[{"p", connector}].insert(name);
+    auto attachment = std::make_shared<v1::AttachmentRow>();
+    attachment->set_attachment_generation(1);
+    t.attachments[{"p", connector, "uid-" + name, 1}] = attachment;
+    change.routes.insert({"p", name});
+    change.hostnames.insert(name + ".example");
+  }
+  void remove_tunnel(const std::string& name) {
+    t.tunnels.erase({"p", name});
+    t.claims.erase(name + ".example");
+    change.routes.insert({"p", name});
+    change.hostnames.insert(name + ".example");
+  }
+  void put_connector(const std::string& name, bool online = true, int addressing = 1) {
+    auto row = std::make_shared<v1::ConnectorRow>();
+    row->set_project("p");
+    row->set_name(name);
+    row->set_public_key(std::string(64, 'a'));
+    row->add_addresses("192.0.2.7:7400");
+    row->set_addressing_generation(addressing);
+    row->set_online(online);
+    row->set_attached_generation(1);
+    t.connectors[{"p", name}] = row;
+    change.connectors.insert({"p", name});
+    for (const auto& tunnel : t.tunnels_by_connector[{"p", name}]) change.routes.insert({"p", tunnel});
+  }
+  revision_t commit() {
+    change.revision = ++revision;
+    t.partitions[0].revision = revision;
+    for (const auto& c : rows.apply(t, change)) talk->changed(c);
+    change = {};
+    return revision;
+  }
+
+  gateway::discovery::DeltaDiscoveryRequest request(kind k) {
+    gateway::discovery::DeltaDiscoveryRequest r;
+    r.set_type_url(std::string{gateway::type_url(k)});
+    return r;
+  }
+  void ack(const gateway::discovery::DeltaDiscoveryResponse& response) {
+    gateway::discovery::DeltaDiscoveryRequest r;
+    r.set_type_url(response.type_url());
+    r.set_response_nonce(response.nonce());
+    REQUIRE(talk->request(r, now).empty());
+  }
+  void nack(const gateway::discovery::DeltaDiscoveryResponse& response, const std::string& words) {
+    gateway::discovery::DeltaDiscoveryRequest r;
+    r.set_type_url(response.type_url());
+    r.set_response_nonce(response.nonce());
+    r.mutable_error_detail()->set_message(words);
+    REQUIRE(talk->request(r, now).empty());
+  }
+  void subscribe(kind k, std::vector<std::string> names = {}) {
+    auto r = request(k);
+    for (auto& n : names) r.add_resource_names_subscribe(n);
+    REQUIRE(talk->request(r, now).empty());
+  }
+  /// Everything that the session has to say, as "rds +tunnel/p/t", in order.
+  std::vector<std::string> say(std::vector<gateway::discovery::DeltaDiscoveryResponse>* responses = nullptr) {
+    std::vector<std::string> out;
+    while (auto r = talk->poll(now)) {
+      std::string line{gateway::short_name(*gateway::kind_from(r->type_url()))};
+      for (const auto& resource : r->resources()) line += " +" + resource.name();
+      for (const auto& name : r->removed_resources()) line += " -" + name;
+      out.push_back(line);
+      if (responses) responses->push_back(*r);
+    }
+    return out;
+  }
+  /// A gateway that acknowledges all and subscribes to the routes that its scopes name.
+  void settle(const std::string& poison = "") {
+    for (int rounds = 0; rounds < 100; ++rounds) {
+      std::vector<gateway::discovery::DeltaDiscoveryResponse> responses;
+      if (say(&responses).empty()) return;
+      for (const auto& r : responses) {
+        const auto bad = std::any_of(r.resources().begin(), r.resources().end(),
+                                     [&](const auto& one) { return one.name() == poison; });
+        if (bad) nack(r, "cannot take it");
+        else ack(r);
+        if (bad || gateway::kind_from(r.type_url()) != kind::scope) continue;
+        std::vector<std::string> names;
+        for (const auto& one : r.resources()) {
+          envoy::config::route::v3::ScopedRouteConfiguration scope;
+          REQUIRE(scope.ParseFromString(one.resource().value()));
+          names.push_back(scope.route_configuration_name());
+        }
+        if (!names.empty()) subscribe(kind::route, names);
+      }
+    }
+    FAIL("it never ends");
+  }
+  void start() {
+    subscribe(kind::cluster);
+    subscribe(kind::listener);
+    subscribe(kind::scope);
+    settle();
+    REQUIRE(talk->state() == gateway::stream_state::caught_up);
+  }
+};
+
+using lines = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("a new tunnel is acknowledged when its route is, not when its scope is") {
+  fixture f;
+  f.put_connector("c");
+  f.commit();
+  f.start();
+  CHECK(f.talk->acknowledged(0) == f.revision);
+
+  f.put_tunnel("t");
+  const auto r = f.commit();
+  CHECK(f.talk->acknowledged(0) == r - 1);
+  std::vector<gateway::discovery::DeltaDiscoveryResponse> sent;
+  CHECK(f.say(&sent) == lines{"srds +t.example"});
+  f.ack(sent[0]);
+  CHECK(f.talk->acknowledged(0) == r - 1);
+  f.subscribe(kind::route, {"tunnel/p/t"});
+  sent.clear();
+  CHECK(f.say(&sent) == lines{"rds +tunnel/p/t"});
+  CHECK(f.talk->acknowledged(0) == r - 1);
+  f.ack(sent[0]);
+  CHECK(f.talk->acknowledged(0) == r);
+}
+
+TEST_CASE("clusters go before routes, and leave after them") {
+  fixture f;
+  f.put_tunnel("t");
+  f.put_connector("c", false);
+  f.commit();
+  f.start();
+  f.put_connector("c", true);
+  f.commit();
+  CHECK(f.say() == lines{"cds +connector/p/c", "rds +tunnel/p/t"});
+  f.connect();
+  f.start();
+  f.put_connector("c", false);
+  f.commit();
+  CHECK(f.say() == lines{"rds +tunnel/p/t", "cds -connector/p/c"});
+}
+
+TEST_CASE("revisions that push nothing are acknowledged at once") {
+  fixture f;
+  f.put_tunnel("t");
+  f.commit();
+  f.start();
+  f.put_tunnel("t");
+  const auto r = f.commit();
+  CHECK(f.say().empty());
+  CHECK(f.talk->acknowledged(0) == r);
+}
+
+TEST_CASE("changes are coalesced while a response is under way, and only the newest state goes out") {
+  fixture f;
+  f.put_connector("c");
+  f.commit();
+  f.start();
+  f.put_connector("c", true, 2);
+  const auto first = f.commit();
+  std::vector<gateway::discovery::DeltaDiscoveryResponse> sent;
+  CHECK(f.say(&sent) == lines{"cds +connector/p/c"});
+  revision_t last = 0;
+  for (int i = 3; i < 50; ++i) {
+    f.put_connector("c", true, i);
+    last = f.commit();
+  }
+  CHECK(f.say().empty());
+  CHECK(f.talk->acknowledged(0) == first - 1);
+  f.ack(sent[0]);
+  CHECK(f.talk->acknowledged(0) == first);  // the next change is not there yet
+  CHECK(f.say(&sent) == lines{"cds +connector/p/c"});
+  CHECK(f.say().empty());
+  f.ack(sent[1]);
+  CHECK(f.talk->acknowledged(0) == last);
+}
+
+TEST_CASE("a removal is acknowledged with its scope") {
+  fixture f;
+  f.put_tunnel("t");
+  f.commit();
+  f.start();
+  f.remove_tunnel("t");
+  const auto r = f.commit();
+  std::vector<gateway::discovery::DeltaDiscoveryResponse> sent;
+  CHECK(f.say(&sent) == lines{"srds -t.example"});
+  CHECK(f.talk->acknowledged(0) == r - 1);
+  f.ack(sent[0]);
+  CHECK(f.talk->acknowledged(0) == r);
+}
+
+TEST_CASE("a refused route is laid at its tunnel's door and withheld until it changes") {
+  fixture f;
+  f.put_connector("c");
+  f.commit();
+  f.start();
+  for (const auto* name : {"a", "b", "x"}) f.put_tunnel(name);
+  const auto r = f.commit();
+  f.settle("tunnel/p/b");
+  CHECK(f.talk->acknowledged(0) == r);
+  const auto refused = f.talk->refusals(0);
+  REQUIRE(refused.size() == 1);
+  CHECK(refused[0].tunnel_uid == "uid-b");
+  CHECK(refused[0].message == "cannot take it");
+  CHECK(refused[0].revision == r);
+  CHECK(f.say().empty());
+
+  f.put_connector("c", false);
+  const auto changed = f.commit();
+  CHECK(f.talk->refusals(0).empty());
+  f.settle();
+  CHECK(f.talk->acknowledged(0) == changed);
+}
+
+TEST_CASE("of a refused batch the culprit is found, and the others go out") {
+  const auto culprit = GENERATE(range(0, 9));
+  fixture f;
+  f.start();
+  for (int i = 0; i < 9; ++i) f.put_connector(fmt::format("c{}", i));
+  const auto r = f.commit();
+  f.settle(fmt::format("connector/p/c{}", culprit));
+  const auto refused = f.talk->refusals(0);
+  REQUIRE(refused.size() == 1);
+  CHECK(refused[0].connector == fmt::format("p/c{}", culprit));
+  CHECK(f.talk->acknowledged(0) == r);
+  CHECK(f.talk->nacks() <= 5);
+}
+
+TEST_CASE("a tunnel whose scope is refused does not hold the others back") {
+  fixture f;
+  f.start();
+  for (const auto* name : {"a", "b", "x"}) f.put_tunnel(name);
+  const auto r = f.commit();
+  f.settle("b.example");
+  CHECK(f.talk->acknowledged(0) == r);
+  REQUIRE(f.talk->refusals(0).size() == 1);
+  CHECK(f.talk->refusals(0)[0].tunnel_uid == "uid-b");
+}
+
+TEST_CASE("a gateway that returns is sent what differs, and nothing else") {
+  fixture f;
+  f.put_connector("c");
+  f.put_tunnel("t");
+  f.put_tunnel("u");
+  f.commit();
+  f.start();
+  // What it has, as it lists it; one cluster is not ours any more.
+  f.connect();
+  CHECK(f.talk->acknowledged(0) == 0);
+  for (auto k : {kind::cluster, kind::listener, kind::scope, kind::route}) {
+    auto r = f.request(k);
+    for (const auto& [name, e] : f.rows.entries("default", k)) {
+      (*r.mutable_initial_resource_versions())[name] = name == "tunnel/p/u" ? "older" : e.what->version;
+      if (k == kind::route) r.add_resource_names_subscribe(name);
+    }
+    if (k == kind::cluster) (*r.mutable_initial_resource_versions())["connector/p/gone"] = "1";
+    REQUIRE(f.talk->request(r, 0).empty());
+  }
+  CHECK(f.talk->state() == gateway::stream_state::connecting);
+  std::vector<gateway::discovery::DeltaDiscoveryResponse> sent;
+  CHECK(f.say(&sent) == lines{"rds +tunnel/p/u", "cds -connector/p/gone"});
+  for (auto& r : sent) f.ack(r);
+  CHECK(f.talk->state() == gateway::stream_state::caught_up);
+  CHECK(f.talk->acknowledged(0) == f.revision);
+}
+
+TEST_CASE("every subscription is answered, also of a name it once had and of one that does not exist") {
+  fixture f;
+  f.put_tunnel("t");
+  f.commit();
+  f.start();
+  auto r = f.request(kind::route);
+  r.add_resource_names_unsubscribe("tunnel/p/t");
+  REQUIRE(f.talk->request(r, 0).empty());
+  f.subscribe(kind::route, {"tunnel/p/t"});
+  CHECK(f.say() == lines{"rds +tunnel/p/t"});
+  f.subscribe(kind::route, {"tunnel/p/none"});
+  CHECK(f.say() == lines{"rds -tunnel/p/none"});
+}
+
+TEST_CASE("a gateway that acknowledges nothing for 5 s is stalled until it has caught up") {
+  fixture f;
+  f.put_connector("c");
+  f.commit();
+  f.start();
+  f.put_connector("c", true, 2);
+  f.commit();
+  std::vector<gateway::discovery::DeltaDiscoveryResponse> sent;
+  f.say(&sent);
+  f.now = 4999;
+  f.talk->tick(f.now);
+  CHECK(f.talk->state() == gateway::stream_state::caught_up);
+  f.now = 5000;
+  f.talk->tick(f.now);
+  CHECK(f.talk->state() == gateway::stream_state::stalled);
+  f.ack(sent[0]);
+  CHECK(f.talk->state() == gateway::stream_state::caught_up);
+}
