@@ -531,7 +531,10 @@ void hear_attachment(state& s, const v1::AttachmentState& a) {
   if (!a.unknown() && a.tunnel_uid() != s.row().uid()) return;
   auto& c = (*s.mutable_connectors())[a.connector()];
   if (a.gone()) {
-    c.set_detached(true);
+    // One that answers an earlier, smaller wish must not pass for the present one.
+    const auto wanted = deleting(s) ? 0 : s.row().generation() - 1;
+    if (a.unknown() || a.tunnel_generation() == 0 || (wanted != 0 && a.tunnel_generation() >= wanted))
+      c.set_detached(true);
     return;
   }
   if (!a.unknown() && a.tunnel_generation() != s.row().generation()) return;
