@@ -1,0 +1,189 @@
+// services/admin/call.hpp -- what the services of this room share: one call's life, writes, reads. Internal
+// to the room.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <utility>
+
+#include <grpcpp/grpcpp.h>
+
+#include "actors/core/protocol.hpp"
+#include "services/admin/server.hpp"
+#include "services/admin/status.hpp"
+#include "services/admin/validate.hpp"
+#include "services/replica/query.hpp"
+
+namespace warren::admin {
+
+inline std::int64_t steady_ms() {
+  return std::chrono::duration_cast<millis>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+inline std::int64_t wall_ms() {
+  return std::chrono::duration_cast<millis>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+/// A watch that can be told to end.
+class endable {
+public:
+  virtual ~endable() = default;
+  virtual void end(grpc::Status why) = 0;
+};
+
+/// What all calls of one server see. Thread-safe; outlives every call.
+struct context {
+  server_config config;
+  replica::view& view;
+
+  std::atomic<std::size_t> calls{0};
+  std::mutex watches_mutex;
+  std::set<std::shared_ptr<endable>> watches;
+  std::condition_variable watches_gone;
+  bool ending = false;  // under watches_mutex
+
+  partition_id partition_of(std::string_view project) const {
+    return warren::partition_of(project, config.partitions);
+  }
+};
+
+/// One unary call: counted, limited, and finished once.
+class call {
+public:
+  call(context& shared, grpc::CallbackServerContext& of)
+      : shared_{shared}, of_{of}, reactor_{of.DefaultReactor()} {
+    admitted_ = shared_.calls.fetch_add(1) < shared_.config.calls_max;
+    deadline_ = of_.deadline();
+    const auto now = std::chrono::system_clock::now();
+    if (deadline_ > now + limits::request_timeout_max) {
+      const bool none = deadline_ > now + std::chrono::hours{24};
+      deadline_ = now + (none ? millis{limits::request_timeout_default} : millis{limits::request_timeout_max});
+    } else {
+      // What we have to say about the deadline has to arrive before it.
+      deadline_ -= std::min<std::chrono::system_clock::duration>(50ms, (deadline_ - now) / 10);
+    }
+  }
+
+  grpc::ServerUnaryReactor* reactor() const { return reactor_; }
+  /// False: too much is under way; already finished.
+  bool admitted() {
+    if (!admitted_) {
+      error_details details;
+      details.retry_after = 100ms;
+      finish(error_status(errc::overloaded, "this instance has too many requests under way", details));
+    }
+    return admitted_;
+  }
+  void finish(const grpc::Status& status) {
+    if (auto* counts = shared_.config.counts; counts != nullptr) {
+      counts->add("warren_admin_requests_total", code_name(status.error_code()));
+      counts->observe("warren_admin_request_seconds",
+                      std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count());
+    }
+    shared_.calls.fetch_sub(1);
+    reactor_->Finish(status);
+  }
+
+  context& shared() const { return shared_; }
+  grpc::CallbackServerContext& of() const { return of_; }
+  std::chrono::system_clock::time_point deadline() const { return deadline_; }
+  std::int64_t deadline_steady_ms() const {
+    return steady_ms() +
+           std::chrono::duration_cast<millis>(deadline_ - std::chrono::system_clock::now()).count();
+  }
+
+  static const char* code_name(grpc::StatusCode code);
+
+private:
+  context& shared_;
+  grpc::CallbackServerContext& of_;
+  grpc::ServerUnaryReactor* const reactor_;
+  std::chrono::system_clock::time_point deadline_;
+  const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  bool admitted_ = false;
+};
+
+/// Who calls: "local" on this machine, or as the metadata `warren-principal` there says.
+std::string principal_of(const grpc::CallbackServerContext& of);
+
+/// Not OK: this instance's copy of that partition (-1: any) is not complete yet.
+grpc::Status warm_enough(const replica::tables& tables, partition_id partition);
+
+/// The whole way of a change: check, send to the owner, wait for the replica, render. `render(reply)` fills
+/// the response.
+template <class Request, class Render>
+grpc::ServerUnaryReactor* change(context& shared, grpc::CallbackServerContext& of, const Request& request,
+                                 Render render) {
+  auto c = std::make_shared<call>(shared, of);
+  if (!c->admitted()) return c->reactor();
+  auto checked = check(request);
+  if (!checked.violations.empty()) {
+    c->finish(invalid_status(std::move(checked.violations)));
+    return c->reactor();
+  }
+  auto& caller = *checked.command.mutable_caller();
+  caller.set_principal(principal_of(of));
+  caller.set_remote(of.peer());
+  caller.set_digest(digest_of(checked.command));
+  if (caller.request_id().empty()) caller.set_request_id(fresh_request_id());
+  const auto partition = shared.partition_of(checked.command.project());
+  const auto request_id = caller.request_id();
+  forward(
+      shared.config.send, partition, std::move(checked.command), c->deadline(), [&of] { return of.IsCancelled(); },
+      [c, partition, request_id, prefix = checked.prefix, render](forwarded f) {
+        if (!f.reply.code().empty()) return c->finish(reply_status(f.reply, prefix, request_id));
+        const auto revision = f.reply.revision();
+        c->shared().view.when_seen(
+            partition, revision, c->deadline_steady_ms(),
+            [c, request_id, render, reply = std::move(f.reply)](bool seen) {
+              if (!seen) {
+                error_details details;
+                details.request_id = request_id;
+                return c->finish(error_status(
+                    errc::unavailable, "the change is stored, but this instance's lists do not show it yet", details));
+              }
+              render(reply);
+              c->finish(grpc::Status::OK);
+            });
+      },
+      shared.config.counts);
+  return c->reactor();
+}
+
+/// A read from this instance's copy. `check(violations)` judges the request and returns the partition that it
+/// is about (-1: all); `read(tables)` fills the response and returns the status.
+template <class Check, class Read>
+grpc::ServerUnaryReactor* read(context& shared, grpc::CallbackServerContext& of, Check check, Read read_tables) {
+  call c{shared, of};
+  if (!c.admitted()) return c.reactor();
+  std::vector<violation> violations;
+  const partition_id partition = check(violations);
+  if (!violations.empty()) {
+    c.finish(invalid_status(std::move(violations)));
+    return c.reactor();
+  }
+  c.finish(shared.view.read([&](const replica::tables& tables) {
+    auto status = warm_enough(tables, partition);
+    return status.ok() ? read_tables(tables) : status;
+  }));
+  return c.reactor();
+}
+
+/// The part that all List requests share.
+template <class Request>
+replica::list_request list_request_of(const Request& q, std::string project, std::vector<violation>& out) {
+  check_text(q.filter(), filter_bytes_max, "filter", out);
+  check_text(q.order_by(), filter_bytes_max, "order_by", out);
+  check_text(q.page_token(), token_bytes_max, "page_token", out);
+  return {std::move(project), q.filter(), q.order_by(), page_size(q.page_size(), out), q.page_token()};
+}
+
+inline grpc::Status not_found(const std::string& name) {
+  return error_status(errc::not_found, "there is no " + name);
+}
+
+}  // namespace warren::admin

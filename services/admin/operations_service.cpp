@@ -1,0 +1,216 @@
+// services/admin/operations_service.cpp -- instances, partitions and the audit trail in the admin API. No SQL, no
+// CAF.
+#include <charconv>
+
+#include "services/admin/services.hpp"
+
+namespace warren::admin {
+
+namespace {
+
+constexpr std::string_view instances = "instances/", partitions = "partitions/";
+
+std::optional<std::int64_t> number_after(std::string_view prefix, std::string_view text) {
+  if (!text.starts_with(prefix)) return std::nullopt;
+  text.remove_prefix(prefix.size());
+  std::int64_t out = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  if (text.empty() || error != std::errc{} || end != text.data() + text.size() || out < 0) return std::nullopt;
+  return out;
+}
+
+/// What pages of numbered things start from: the token is the last number.
+std::int64_t after_of(const std::string& token, std::vector<violation>& out) {
+  if (token.empty()) return -1;
+  const auto after = number_after("", token);
+  if (!after) out.push_back({"page_token", "is none that was given"});
+  return after.value_or(-1);
+}
+
+placement_info placement_of(const context& shared) {
+  placement_info p;
+  if (shared.config.placement) return shared.config.placement();
+  p.error = "not known yet";
+  return p;
+}
+grpc::Status unknown(const std::string& why) {
+  return error_status(errc::unavailable, "the database has not said: " + why);
+}
+
+api::Instance to_api(const instance_info& from, const placement_info& all, instance_id self) {
+  api::Instance to;
+  to.set_name(std::string{instances} + std::to_string(from.id));
+  to.set_display_name(from.name);
+  *to.mutable_start_time() = timestamp_from_ms(from.started_at_ms);
+  *to.mutable_expire_time() = timestamp_from_ms(from.expires_at_ms);
+  to.set_alive(from.alive);
+  to.set_bus_ok(from.bus_ok);
+  to.set_draining(from.draining);
+  for (const auto& p : all.partitions)
+    if (p.owner == from.id) to.set_partitions(to.partitions() + 1);
+  to.set_self(from.id == self);
+  return to;
+}
+
+std::map<partition_id, api::Partition> all_partitions(const context& shared, const placement_info& placement) {
+  std::map<partition_id, api::Partition> out;
+  for (const auto& from : placement.partitions) {
+    auto& to = out[from.id];
+    if (from.owner != 0) to.set_owner(std::string{instances} + std::to_string(from.owner));
+    to.set_epoch(from.epoch);
+    to.set_revision(from.revision);
+  }
+  const auto now = steady_ms();
+  shared.view.read([&](const replica::tables& tables) {
+    for (const auto& [id, from] : tables.partitions) {
+      auto& to = out[id];
+      to.set_replica_revision(from.revision);
+      to.set_revision(std::max(to.revision(), from.revision));
+      to.set_epoch(std::max(to.epoch(), from.epoch));
+      to.set_warm(from.warm);
+      to.set_incarnation(from.incarnation);
+      if (from.heard_at_ms == 0) continue;
+      const auto ms = std::max<std::int64_t>(0, now - from.heard_at_ms);
+      to.mutable_heard()->set_seconds(ms / 1000);
+      to.mutable_heard()->set_nanos(static_cast<std::int32_t>(ms % 1000) * 1'000'000);
+    }
+  });
+  for (auto& [id, to] : out) to.set_name(std::string{partitions} + std::to_string(id));
+  return out;
+}
+
+/// A call that needs no replica: judged and answered at once.
+template <class Answer>
+unary* at_once(context& shared, rpc& of, Answer answer) {
+  call c{shared, of};
+  if (!c.admitted()) return c.reactor();
+  std::vector<violation> violations;
+  auto status = answer(violations);
+  c.finish(violations.empty() ? status : invalid_status(std::move(violations)));
+  return c.reactor();
+}
+
+}  // namespace
+
+unary* operations_service::GetInstance(rpc* of, const api::GetInstanceRequest* q, api::Instance* a) {
+  return at_once(shared_, *of, [&](auto& out) {
+    const auto id = number_after(instances, q->name());
+    if (!id) {
+      out.push_back({"name", "must have the form instances/{id}"});
+      return grpc::Status::OK;
+    }
+    const auto placement = placement_of(shared_);
+    if (!placement.error.empty()) return unknown(placement.error);
+    for (const auto& each : placement.instances)
+      if (each.id == *id) {
+        *a = to_api(each, placement, shared_.config.self);
+        return grpc::Status::OK;
+      }
+    return not_found(q->name());
+  });
+}
+
+unary* operations_service::ListInstances(rpc* of, const api::ListInstancesRequest* q, api::ListInstancesResponse* a) {
+  return at_once(shared_, *of, [&](auto& out) {
+    const auto size = page_size(q->page_size(), out);
+    const auto after = after_of(q->page_token(), out);
+    auto placement = placement_of(shared_);
+    if (!placement.error.empty()) return unknown(placement.error);
+    std::sort(placement.instances.begin(), placement.instances.end(),
+              [](const auto& x, const auto& y) { return x.id < y.id; });
+    for (const auto& each : placement.instances) {
+      if (each.id <= after) continue;
+      if (a->instances_size() == size) {
+        a->set_next_page_token(a->instances(size - 1).name().substr(instances.size()));
+        break;
+      }
+      *a->add_instances() = to_api(each, placement, shared_.config.self);
+    }
+    return grpc::Status::OK;
+  });
+}
+
+unary* operations_service::GetPartition(rpc* of, const api::GetPartitionRequest* q, api::Partition* a) {
+  return at_once(shared_, *of, [&](auto& out) {
+    const auto id = number_after(partitions, q->name());
+    if (!id) {
+      out.push_back({"name", "must have the form partitions/{number}"});
+      return grpc::Status::OK;
+    }
+    const auto all = all_partitions(shared_, placement_of(shared_));
+    const auto at = *id > shared_.config.partitions ? all.end() : all.find(static_cast<partition_id>(*id));
+    if (at == all.end()) return not_found(q->name());
+    *a = at->second;
+    return grpc::Status::OK;
+  });
+}
+
+unary* operations_service::ListPartitions(rpc* of, const api::ListPartitionsRequest* q,
+                                          api::ListPartitionsResponse* a) {
+  return at_once(shared_, *of, [&](auto& out) {
+    const auto size = page_size(q->page_size(), out);
+    const auto after = after_of(q->page_token(), out);
+    for (auto& [id, each] : all_partitions(shared_, placement_of(shared_))) {
+      if (id <= after) continue;
+      if (a->partitions_size() == size) {
+        a->set_next_page_token(a->partitions(size - 1).name().substr(partitions.size()));
+        break;
+      }
+      *a->add_partitions() = std::move(each);
+    }
+    return grpc::Status::OK;
+  });
+}
+
+unary* operations_service::ListAuditEvents(rpc* of, const api::ListAuditEventsRequest* q,
+                                           api::ListAuditEventsResponse* a) {
+  auto c = std::make_shared<call>(shared_, *of);
+  if (!c->admitted()) return c->reactor();
+  std::vector<violation> out;
+  audit_query query;
+  query.project = q->project();
+  if (!query.project.empty() && !protocol::is_label(query.project))
+    out.push_back({"project", "must be the name of a project, or empty"});
+  query.limit = page_size(q->page_size(), out);
+  if (!q->page_token().empty()) {
+    query.before_id = std::max<std::int64_t>(0, after_of(q->page_token(), out));
+    if (query.before_id == 0 && out.empty()) out.push_back({"page_token", "is none that was given"});
+  }
+  if (!out.empty() || !shared_.config.audit) {
+    c->finish(out.empty() ? error_status(errc::unavailable, "the audit trail is not at hand")
+                          : invalid_status(std::move(out)));
+    return c->reactor();
+  }
+  const auto limit = query.limit;
+  shared_.config.audit(std::move(query), [c, a, limit](audit_page page) {
+    if (!page.error.empty()) return c->finish(error_status(errc::unavailable, "the database is away: " + page.error));
+    for (auto& from : page.events) {
+      auto& to = *a->add_events();
+      to.set_id(from.id);
+      *to.mutable_time() = timestamp_from_ms(from.at_ms);
+      to.set_project(std::move(from.project));
+      to.set_principal(std::move(from.principal));
+      to.set_remote(std::move(from.remote));
+      to.set_method(std::move(from.method));
+      to.set_resource(std::move(from.resource));
+      to.set_request_id(std::move(from.request_id));
+      to.set_before(std::move(from.before_json));
+      to.set_after(std::move(from.after_json));
+    }
+    if (a->events_size() >= limit) a->set_next_page_token(std::to_string(a->events(a->events_size() - 1).id()));
+    c->finish(grpc::Status::OK);
+  });
+  return c->reactor();
+}
+
+unary* operations_service::GetServerInfo(rpc* of, const api::GetServerInfoRequest*, api::ServerInfo* a) {
+  return at_once(shared_, *of, [&](auto&) {
+    a->set_version(shared_.config.version);
+    a->set_instance(shared_.config.self);
+    a->set_partitions(shared_.config.partitions);
+    a->set_ready(shared_.view.read([](const replica::tables& tables) { return tables.warm; }));
+    return grpc::Status::OK;
+  });
+}
+
+}  // namespace warren::admin

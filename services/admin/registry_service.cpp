@@ -1,0 +1,138 @@
+// services/admin/registry_service.cpp -- gateways and classes in the admin API: what belongs to no project. No
+// SQL, no CAF.
+#include "services/admin/services.hpp"
+
+namespace warren::admin {
+
+namespace {
+
+/// One of the installation's own rows by name.
+template <class Rows, class Show>
+unary* get(context& shared, rpc& of, const std::string& full_name, std::string_view collection,
+           Rows replica::tables::*rows, Show show) {
+  std::optional<resource_name> name;
+  return read(
+      shared, of,
+      [&](auto& out) {
+        name = parse_name(full_name, collection, "name", out);
+        return shared.partition_of("");
+      },
+      [&](const replica::tables& tables) {
+        const auto at = (tables.*rows).find(name->name);
+        if (at == (tables.*rows).end()) return not_found(full_name);
+        return show(tables, *at->second);
+      });
+}
+
+/// A page of them. `query` is the replica's list of that kind; `add(tables, row)` puts one into the answer.
+template <class Request, class Response, class Query, class Add>
+unary* list(context& shared, rpc& of, const Request& q, Response& a, Query query, Add add) {
+  replica::list_request wanted;
+  return read(
+      shared, of,
+      [&](auto& out) {
+        wanted = list_request_of(q, "", out);
+        return shared.partition_of("");
+      },
+      [&](const replica::tables& tables) {
+        auto page = query(tables, wanted);
+        if (page.error) return invalid_status({*page.error});
+        for (const auto& row : page.items) add(tables, *row);
+        a.set_next_page_token(page.next_page_token);
+        return grpc::Status::OK;
+      });
+}
+
+}  // namespace
+
+// ---- gateways ----
+
+unary* gateway_service::CreateGateway(rpc* of, const api::CreateGatewayRequest* q, api::Gateway* a) {
+  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) {
+    *a = shared_.view.read([&](const auto& tables) { return to_api(reply.row().gateway(), tables, true); });
+  });
+}
+unary* gateway_service::UpdateGateway(rpc* of, const api::UpdateGatewayRequest* q, api::Gateway* a) {
+  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) {
+    *a = shared_.view.read([&](const auto& tables) { return to_api(reply.row().gateway(), tables, true); });
+  });
+}
+unary* gateway_service::DeleteGateway(rpc* of, const api::DeleteGatewayRequest* q, Empty*) {
+  return change(shared_, *of, *q, [](const corev1::Reply&) {});
+}
+unary* gateway_service::GetGateway(rpc* of, const api::GetGatewayRequest* q, api::Gateway* a) {
+  return get(shared_, *of, q->name(), "gateways", &replica::tables::gateways,
+             [a](const replica::tables& tables, const corev1::GatewayRow& row) {
+               *a = to_api(row, tables, true);
+               return grpc::Status::OK;
+             });
+}
+unary* gateway_service::ListGateways(rpc* of, const api::ListGatewaysRequest* q, api::ListGatewaysResponse* a) {
+  return list(shared_, *of, *q, *a, replica::list_gateways, [a](const auto& tables, const corev1::GatewayRow& row) {
+    *a->add_gateways() = to_api(row, tables, false);
+  });
+}
+unary* gateway_service::GetGatewayBootstrap(rpc* of, const api::GetGatewayBootstrapRequest* q,
+                                            api::GatewayBootstrap* a) {
+  return get(shared_, *of, q->name(), "gateways", &replica::tables::gateways,
+             [this, a](const replica::tables& tables, const corev1::GatewayRow& row) {
+               if (!shared_.config.bootstrap)
+                 return error_status(errc::failed_precondition, "this instance serves no gateways");
+               const auto at = tables.gateway_classes.find(row.class_());
+               a->set_text(
+                   shared_.config.bootstrap(row, at == tables.gateway_classes.end() ? nullptr : at->second.get()));
+               return grpc::Status::OK;
+             });
+}
+
+// ---- connector classes ----
+
+unary* class_service::CreateConnectorClass(rpc* of, const api::CreateConnectorClassRequest* q,
+                                           api::ConnectorClass* a) {
+  return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().connector_class()); });
+}
+unary* class_service::UpdateConnectorClass(rpc* of, const api::UpdateConnectorClassRequest* q,
+                                           api::ConnectorClass* a) {
+  return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().connector_class()); });
+}
+unary* class_service::DeleteConnectorClass(rpc* of, const api::DeleteConnectorClassRequest* q, Empty*) {
+  return change(shared_, *of, *q, [](const corev1::Reply&) {});
+}
+unary* class_service::GetConnectorClass(rpc* of, const api::GetConnectorClassRequest* q, api::ConnectorClass* a) {
+  return get(shared_, *of, q->name(), "connectorClasses", &replica::tables::connector_classes,
+             [a](const replica::tables&, const corev1::ConnectorClassRow& row) {
+               *a = to_api(row);
+               return grpc::Status::OK;
+             });
+}
+unary* class_service::ListConnectorClasses(rpc* of, const api::ListConnectorClassesRequest* q,
+                                           api::ListConnectorClassesResponse* a) {
+  return list(shared_, *of, *q, *a, replica::list_connector_classes,
+              [a](const auto&, const corev1::ConnectorClassRow& row) { *a->add_connector_classes() = to_api(row); });
+}
+
+// ---- gateway classes ----
+
+unary* class_service::CreateGatewayClass(rpc* of, const api::CreateGatewayClassRequest* q, api::GatewayClass* a) {
+  return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().gateway_class()); });
+}
+unary* class_service::UpdateGatewayClass(rpc* of, const api::UpdateGatewayClassRequest* q, api::GatewayClass* a) {
+  return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().gateway_class()); });
+}
+unary* class_service::DeleteGatewayClass(rpc* of, const api::DeleteGatewayClassRequest* q, Empty*) {
+  return change(shared_, *of, *q, [](const corev1::Reply&) {});
+}
+unary* class_service::GetGatewayClass(rpc* of, const api::GetGatewayClassRequest* q, api::GatewayClass* a) {
+  return get(shared_, *of, q->name(), "gatewayClasses", &replica::tables::gateway_classes,
+             [a](const replica::tables&, const corev1::GatewayClassRow& row) {
+               *a = to_api(row);
+               return grpc::Status::OK;
+             });
+}
+unary* class_service::ListGatewayClasses(rpc* of, const api::ListGatewayClassesRequest* q,
+                                         api::ListGatewayClassesResponse* a) {
+  return list(shared_, *of, *q, *a, replica::list_gateway_classes,
+              [a](const auto&, const corev1::GatewayClassRow& row) { *a->add_gateway_classes() = to_api(row); });
+}
+
+}  // namespace warren::admin

@@ -1,0 +1,194 @@
+// services/admin/watches.cpp -- server streams over the replica's watches. No SQL, no CAF.
+#include "services/admin/watches.hpp"
+
+#include <deque>
+
+#include <grpcpp/alarm.h>
+
+#include "services/replica/watch.hpp"
+
+namespace warren::admin {
+
+namespace {
+
+constexpr std::size_t taken_at_once = 64;
+
+void put(const replica::watch_event& e, api::WatchTunnelsResponse& out) {
+  if (e.what == replica::watch_event::kind::caught_up)
+    out.mutable_caught_up();
+  else if (e.what == replica::watch_event::kind::deleted)
+    out.set_deleted(tunnel_name(e.tunnel->project(), e.tunnel->name()));
+  else
+    *out.mutable_tunnel() = to_api(*e.tunnel, &*e.conditions);
+}
+void put(const replica::watch_event& e, api::WatchConnectorsResponse& out) {
+  if (e.what == replica::watch_event::kind::caught_up)
+    out.mutable_caught_up();
+  else if (e.what == replica::watch_event::kind::deleted)
+    out.set_deleted(connector_name(e.connector->project(), e.connector->name()));
+  else
+    *out.mutable_connector() = to_api(*e.connector);
+}
+
+/// One stream. Lives in context.watches until gRPC is done with it. The replica's thread only rings (an
+/// alarm); everything else happens on gRPC's threads.
+template <class Response>
+class stream final : public grpc::ServerWriteReactor<Response>,
+                     public endable,
+                     public std::enable_shared_from_this<stream<Response>> {
+public:
+  explicit stream(context& shared) : shared_{shared} {}
+
+  void start(replica::watch_options options) {
+    {
+      std::lock_guard lock{shared_.watches_mutex};
+      if (shared_.ending)
+        end_ = error_status(errc::unavailable, "this instance is going away");
+      else if (shared_.watches.size() >= shared_.config.watches_max)
+        end_ = error_status(errc::overloaded, "this instance has too many watches");
+      // Also one that is refused: gRPC calls it until OnDone.
+      shared_.watches.insert(this->shared_from_this());
+    }
+    if (!end_) open(std::move(options));
+    ring();
+  }
+  void refuse(grpc::Status why) {
+    {
+      std::lock_guard lock{shared_.watches_mutex};
+      shared_.watches.insert(this->shared_from_this());
+    }
+    end(std::move(why));
+  }
+
+  void end(grpc::Status why) override {
+    {
+      std::lock_guard lock{mutex_};
+      if (!end_) end_ = std::move(why);
+    }
+    ring();
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      std::lock_guard lock{mutex_};
+      writing_ = false;
+      pending_.pop_front();
+      if (!ok && !end_) end_ = grpc::Status::CANCELLED;
+    }
+    pump();
+  }
+  void OnCancel() override { end(grpc::Status::CANCELLED); }
+  void OnDone() override {
+    std::unique_ptr<replica::watcher> gone;
+    {
+      std::lock_guard lock{mutex_};
+      gone = std::move(watcher_);
+    }
+    gone.reset();  // waits for the replica's thread to be out of it: never with a lock held
+    const auto self = this->shared_from_this();
+    std::lock_guard lock{shared_.watches_mutex};
+    shared_.watches.erase(self);
+    shared_.watches_gone.notify_all();
+  }
+
+private:
+  void open(replica::watch_options options) {
+    options.wall_ms = wall_ms();
+    options.ready = [weak = this->weak_from_this()] {
+      if (const auto self = weak.lock()) self->ring();
+    };
+    auto opened = replica::watcher::open(shared_.view, std::move(options));
+    std::lock_guard lock{mutex_};
+    if (auto* refused = std::get_if<replica::watcher::refused>(&opened)) {
+      error_details details;
+      details.violations.push_back({"resume_token", refused->message});
+      end_ = error_status(refused->code, "resume_token: " + refused->message, details);
+    } else {
+      watcher_ = std::move(std::get<std::unique_ptr<replica::watcher>>(opened));
+    }
+  }
+
+  /// Has pump() run on a thread of gRPC's, soon.
+  void ring() {
+    if (rung_.exchange(true)) return;
+    auto alarm = std::make_shared<grpc::Alarm>();
+    auto* raw = alarm.get();
+    raw->Set(std::chrono::system_clock::now(), [self = this->shared_from_this(), alarm = std::move(alarm)](bool) mutable {
+      const auto over = std::move(alarm);  // gRPC keeps this callback as long as the alarm lives
+      const auto alive = std::move(self);
+      alive->rung_ = false;
+      alive->pump();
+    });
+  }
+
+  void pump() {
+    std::optional<grpc::Status> finish;
+    const Response* write = nullptr;
+    {
+      std::lock_guard lock{mutex_};
+      if (writing_ || finished_) return;
+      if (!end_ && pending_.empty()) fill();
+      if (end_) {
+        finished_ = true;
+        finish = end_;
+      } else if (!pending_.empty()) {
+        writing_ = true;
+        write = &pending_.front();
+      }
+    }
+    if (finish)
+      this->Finish(*finish);
+    else if (write != nullptr)
+      this->StartWrite(write);
+  }
+
+  void fill() {
+    if (!watcher_) return;
+    const auto events = watcher_->take(taken_at_once);
+    for (const auto& e : events) put(e, pending_.emplace_back());
+    if (!events.empty()) {
+      pending_.back().set_resume_token(watcher_->token(wall_ms()));
+    } else if (const auto closed = watcher_->closed()) {
+      end_ = error_status(closed->code, closed->message);
+    }
+  }
+
+  context& shared_;
+  std::atomic<bool> rung_{false};
+  std::mutex mutex_;
+  std::unique_ptr<replica::watcher> watcher_;
+  std::deque<Response> pending_;  // at most taken_at_once
+  bool writing_ = false, finished_ = false;
+  std::optional<grpc::Status> end_;
+};
+
+template <class Response, class Request>
+grpc::ServerWriteReactor<Response>* watch(context& shared, const Request& q, replica::watched what) {
+  auto s = std::make_shared<stream<Response>>(shared);
+  auto* reactor = s.get();
+  std::vector<violation> violations;
+  replica::watch_options options;
+  options.what = what;
+  options.project = parse_parent(q.parent(), true, violations).value_or("");
+  check_text(q.resume_token(), token_bytes_max, "resume_token", violations);
+  options.resume_token = q.resume_token();
+  if (violations.empty())
+    s->start(std::move(options));
+  else
+    s->refuse(invalid_status(std::move(violations)));
+  return reactor;
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<api::WatchTunnelsResponse>* watch_tunnels(context& shared, grpc::CallbackServerContext&,
+                                                                   const api::WatchTunnelsRequest& q) {
+  return watch<api::WatchTunnelsResponse>(shared, q, replica::watched::tunnels);
+}
+grpc::ServerWriteReactor<api::WatchConnectorsResponse>* watch_connectors(context& shared,
+                                                                         grpc::CallbackServerContext&,
+                                                                         const api::WatchConnectorsRequest& q) {
+  return watch<api::WatchConnectorsResponse>(shared, q, replica::watched::connectors);
+}
+
+}  // namespace warren::admin
