@@ -2,7 +2,9 @@
 #include "services/store/lane.hpp"
 
 #include <algorithm>
+#include <array>
 #include <unordered_set>
+#include <utility>
 
 #include <sys/socket.h>
 
@@ -131,6 +133,7 @@ session* worker::connect() {
     session_ = std::move(opened);
     back_off_ = 0ms;
     connected_ = true;
+    if (common_.count && std::exchange(opened_before_, true)) common_.count->add("warren_store_reconnects_total");
     common_.on_connection(number_, true, "");
     return session_.get();
   } catch (const std::exception& e) {
@@ -237,7 +240,7 @@ void lane::expire(clock::time_point before, const std::string& reason) {
       }
     }
   }
-  for (auto& p : late) p.answer(save_unavailable{reason});
+  for (auto& p : late) answer(p, save_unavailable{reason});
 }
 
 bool lane::work() {
@@ -273,8 +276,13 @@ std::vector<pending> lane::next_group() {
 }
 
 void lane::answer(pending& p, save_result r) {
-  if (common_.count && std::holds_alternative<save_conflict>(r))
-    common_.count->add("warren_conflicts_total", p.request.write);
+  if (common_.count) {
+    // In the order of save_result.
+    static constexpr std::array<std::string_view, std::variant_size_v<save_result>> outcomes{
+        "saved", "conflict", "lost_ownership", "refused", "replayed", "unavailable"};
+    common_.count->add("warren_store_transitions_total", outcomes[r.index()]);
+    if (std::holds_alternative<save_conflict>(r)) common_.count->add("warren_conflicts_total", p.request.write);
+  }
   p.answer(std::move(r));
 }
 
@@ -292,7 +300,8 @@ void lane::commit(std::vector<pending> group) {
 
   const auto deliver = [&] {
     if (common_.count && !raised.empty()) {
-      common_.count->add("warren_store_transactions_total", "commit");
+      common_.count->add("warren_store_transactions_total");
+      common_.count->observe("warren_store_group_size", static_cast<double>(group.size()));
       for (const auto& [table_name, n] : result.rows_written)
         common_.count->add("warren_store_rows_written_total", table_name, n);
     }
@@ -310,12 +319,11 @@ void lane::commit(std::vector<pending> group) {
         judged = true;
       });
     }
-    if (common_.count)
+    if (common_.count && !raised.empty())
       common_.count->observe("warren_store_commit_seconds", std::chrono::duration<double>(clock::now() - started).count());
     WARREN_FAILPOINT("after_commit");
     return deliver();
   } catch (const std::exception& e) {
-    if (common_.count) common_.count->add("warren_store_transactions_total", "rollback");
     const auto f = classify(e, open());
     using what = sql_failure::what;
     if (f.kind == what::broken || f.kind == what::in_doubt) {

@@ -88,6 +88,7 @@ private:
   std::atomic<bool> connected_{false};
   std::string down_reason_ = "not connected yet";
   millis back_off_{0};
+  bool opened_before_ = false;
   std::thread thread_;
 };
 
@@ -111,6 +112,12 @@ public:
     adoption what;
   };
   adopted adopt(session& s, partition_id partition, epoch_t epoch, const std::vector<v1::Row>* named);
+
+  /// Transitions that wait.
+  std::size_t queued() const {
+    std::lock_guard lock{mutex_};
+    return saves_.size();
+  }
 
 protected:
   bool work() override;

@@ -298,6 +298,7 @@ public:
       spdlog::info("store: the database is there");
     else
       spdlog::warn("store: the database is away: {}", reason);
+    if (config_.count) config_.count->set("warren_store_up", all ? 1 : 0);
     if (config_.on_state) config_.on_state(all, reason);
   }
 
@@ -326,7 +327,11 @@ public:
       if (stopping_) return;
       for (auto p : again)
         if (config_.on_rival) config_.on_rival(p);
-      for (auto& l : lanes_) l->watch();
+      for (std::size_t n = 0; n < lanes_.size(); ++n) {
+        lanes_[n]->watch();
+        if (config_.count)
+          config_.count->set("warren_store_queue", static_cast<double>(lanes_[n]->queued()), std::to_string(n));
+      }
       for (auto& r : readers_) r->watch();
       if (sql::clock::now() >= next_purge) {
         next_purge = sql::clock::now() + config_.purge_every;

@@ -396,6 +396,36 @@ TEST_CASE("a write that finds another version writes nothing") {
   CHECK(db.value<std::int64_t>("SELECT version FROM tunnel") == second);
 }
 
+TEST_CASE("the store counts what it does") {
+  struct : counters {
+    void add(std::string_view name, std::string_view label, double n) override {
+      std::lock_guard lock{mutex};
+      seen[std::string{name} + "/" + std::string{label}] += n;
+    }
+    void set(std::string_view name, double value, std::string_view label) override {
+      std::lock_guard lock{mutex};
+      seen[std::string{name} + "/" + std::string{label}] = value;
+    }
+    void observe(std::string_view name, double, std::string_view label) override { add(name, label, 1); }
+    std::mutex mutex;
+    std::map<std::string, double> seen;
+  } count;
+  database db;
+  instance a{db, "a", &count};
+  const auto epoch = a.own(home);
+  must_save(a.save(inserting(epoch, tunnel_row("t", {"a.example.com"}))));
+  must_be<save_conflict>(a.save(updating(epoch, tunnel_row("t"), 77)));
+  a.s->stop();
+  CHECK(count.seen["warren_store_transactions_total/"] == 1);
+  CHECK(count.seen["warren_store_commit_seconds/"] == 1);
+  CHECK(count.seen["warren_store_transitions_total/saved"] == 1);
+  CHECK(count.seen["warren_store_transitions_total/conflict"] == 1);
+  CHECK(count.seen["warren_store_rows_written_total/tunnel"] == 1);
+  CHECK(count.seen["warren_store_rows_written_total/hostname_claim"] == 1);
+  CHECK(count.seen["warren_conflicts_total/test"] == 1);
+  CHECK(count.seen["warren_store_up/"] == 1);
+}
+
 TEST_CASE("a row that a rival holds is a conflict, at once") {
   database db;
   instance a{db};
