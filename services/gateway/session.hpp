@@ -30,7 +30,7 @@ struct refusal {
   std::string name;
   partition_id partition = 0;
   std::string tunnel_uid, connector;
-  revision_t revision = 0;
+  revision_t revision = 0;  ///< the first that is not acknowledged because of it
   std::string message;
   std::int64_t at_ms = 0;  ///< the clock of whoever called
 };

@@ -22,6 +22,7 @@ namespace {
 
 constexpr auto tick_every = std::chrono::milliseconds{100};
 constexpr auto number_again_after = std::chrono::milliseconds{200};
+constexpr int reported_refusals_max = 1000;  // in one report: below half a MiB
 constexpr std::size_t shown_bytes_max = 256;  // of what a node says about itself
 
 std::int64_t steady_ms() {
@@ -224,7 +225,8 @@ void gateway_server::impl::request(std::uint64_t id, std::shared_ptr<discovery::
       if (!warm) { c.held = r; return; }
       c.talk = std::make_unique<session>(rows, c.gateway_class);
       c.talk->on_acknowledged = [this](kind k, std::int64_t ms) {
-        count.observe("warren_gateway_ack_seconds", static_cast<double>(ms) / 1000, short_name(k));
+        count.add("warren_gateway_acks_total", short_name(k));
+        count.observe("warren_gateway_ack_seconds", static_cast<double>(ms) / 1000);
       };
     }
     on_request(c, *r);
@@ -346,8 +348,8 @@ void gateway_server::impl::pump(connected& c) {
   if (!response) return;
   c.writing = true;
   if (const auto k = kind_from(response->type_url())) {
-    count.add("warren_gateway_responses_total", short_name(*k));
-    count.add("warren_gateway_bytes_total", short_name(*k), static_cast<double>(response->ByteSizeLong()));
+    count.add("warren_gateway_pushes_total", short_name(*k));
+    count.add("warren_gateway_push_bytes_total", short_name(*k), static_cast<double>(response->ByteSizeLong()));
   }
   c.wire->write(std::move(*response));
 }
@@ -442,10 +444,16 @@ void gateway_server::impl::report(connected& c, partition_id p, stream_state sta
   out.set_node_cluster(c.node_cluster);
   out.set_node_locality(c.node_locality);
   for (const auto& r : c.talk->refusals(p)) {
+    // What does not fit into a message counts as not acknowledged: nobody may take it for accepted.
+    if (out.refused_size() >= reported_refusals_max) {
+      out.set_acknowledged(std::min(out.acknowledged(), std::max<revision_t>(r.revision - 1, 0)));
+      continue;
+    }
     auto* refused = out.add_refused();
     refused->set_tunnel_uid(r.tunnel_uid);
     refused->set_connector(r.connector);
-    refused->set_revision(r.revision);
+    // It stands for all that has not changed it since.
+    refused->set_revision(std::max(r.revision, rows.processed(p)));
     refused->set_message(shown(r.message));
   }
   config.on_ack(out);
@@ -475,8 +483,9 @@ void gateway_server::impl::tick() {
   for (auto* c : leaving) finish(*c, {grpc::StatusCode::UNAVAILABLE, "this instance is going away"}, true);
   if (now - reported_at_ms < config.report_every.count()) return;
   reported_at_ms = now;
-  for (auto s : {stream_state::connecting, stream_state::caught_up, stream_state::stalled})
-    count.set("warren_gateway_streams", by_state.at(static_cast<std::size_t>(s)), to_string(s));
+  const auto in = [&](stream_state s) { return by_state.at(static_cast<std::size_t>(s)); };
+  count.set("warren_gateway_streams", in(stream_state::connecting) + in(stream_state::caught_up) + in(stream_state::stalled));
+  count.set("warren_gateway_stalled", in(stream_state::stalled));
   check_other_instances();
   for (auto& [id, c] : streams)
     if (c->talk)
