@@ -485,6 +485,7 @@ void delete_on(transition& t, moment now) {
   save_with(t, std::move(save), std::move(after));
 }
 
+bool unjudged(const state& s);
 void adopt_rival(transition& t, moment now);
 
 /// Derives what is owed and does the first of it; a save ends the step, and Saved comes back here.
@@ -494,7 +495,7 @@ void settle(transition& t, moment now) {
     return;
   }
   if (now.steady_ms < t.next.retry_at_ms()) return want_wake(t, t.next.retry_at_ms());
-  if (t.next.has_adopted_from()) return adopt_rival(t, now);
+  if (unjudged(t.next)) return adopt_rival(t, now);
   while (t.next.pending_size() > 0) {
     const auto p = t.next.pending(0);
     auto done = decide(t.next, p, now);
@@ -551,29 +552,39 @@ void connector_appeared(state& s, const std::string& name) {
   it->second.set_told_at_ms(0);
 }
 
-/// A rival's change of the spec becomes a generation of its own.
+/// A spec that nobody has judged yet: a rival wrote it (the trigger has raised its generation).
+bool unjudged(const state& s) {
+  return exists(s) && !deleting(s) && s.row().observed_generation() < s.row().generation();
+}
+
+/// Checks and claims what a rival wrote, as if it had been asked for.
 void adopt_rival(transition& t, moment now) {
-  const auto& row = t.next.row();
-  const auto& before = t.next.adopted_from();
   state after = t.next;
+  auto& row = *after.mutable_row();
+  if (after.has_adopted_from() && row.previous_generation() == 0) {
+    row.set_previous_generation(after.adopted_from().generation());
+    *row.mutable_previous_rules() = after.adopted_from().rules();
+  }
   after.clear_adopted_from();
   after.clear_claim_refused();
-  auto& changed = *after.mutable_row();
-  begin_generation(changed, before, now.wall_ms);
   forget_told(after);
-  *changed.mutable_updated_at() = timestamp_from_ms(now.wall_ms);
+  set_condition(*row.mutable_conditions(), "Programmed", status_unknown, "Pending",
+                "waiting for gateways", row.generation(), now.wall_ms);
+  *row.mutable_updated_at() = timestamp_from_ms(now.wall_ms);
   std::optional<claim_change> claims;
-  auto wrong = check_spec(spec_of(changed));
+  auto wrong = check_spec(spec_of(row));
   if (!wrong && !t.next.claim_refused().empty()) wrong = violation{"hostnames", t.next.claim_refused()};
   if (wrong) {
-    changed.set_observed_generation(changed.generation());
-    set_condition(*changed.mutable_conditions(), "Accepted", status_false, "Invalid",
-                  wrong->field + ": " + wrong->message, changed.generation(), now.wall_ms);
+    row.set_observed_generation(row.generation());
+    set_condition(*row.mutable_conditions(), "Accepted", status_false, "Invalid",
+                  wrong->field + ": " + wrong->message, row.generation(), now.wall_ms);
   } else {
-    accept(changed, now.wall_ms);
-    claims = claims_between(changed, before);
+    accept(row, now.wall_ms);
+    v1::TunnelRow claimed;
+    *claimed.mutable_hostnames() = t.next.claimed();
+    claims = claims_between(row, claimed);
   }
-  auto save = save_of("tunnel_spec", row_write::op::update, changed, row.version(), true);
+  auto save = save_of("tunnel_spec", row_write::op::update, row, t.next.row().version(), true);
   save.claims = std::move(claims);
   save_with(t, std::move(save), std::move(after));
 }
@@ -596,11 +607,15 @@ void hear_reloaded(state& s, const event& e, moment now) {
     s.set_retry_at_ms(now.steady_ms + backoff_ms(limits::conflict_retry_first, limits::conflict_retry_max,
                                                  s.conflicts(), e.random()));
   }
-  // A row that a rival only touched stays as it is; one whose spec it changed is taken as a change.
+  s.clear_claimed();
+  for (const auto& child : r.children())
+    if (child.has_hostname_claim() && child.hostname_claim().tunnel_uid() == s.row().uid())
+      s.add_claimed(child.hostname_claim().hostname());
+  // A row that a rival only touched stays as it is; of one whose spec it changed, what was live stays routed.
   const bool same = had && r.has_row() && before.uid() == s.row().uid();
   if (!same) s.clear_adopted_from();
-  if (same && before.generation() == s.row().generation() && !s.row().has_delete_time() &&
-      !s.has_adopted_from() && !MessageDifferencer::Equals(spec_of(s.row()), spec_of(before)))
+  else if (before.generation() < s.row().generation() && before.programmed_generation() == before.generation() &&
+           !s.has_adopted_from())
     *s.mutable_adopted_from() = before;
 }
 
@@ -646,7 +661,10 @@ bool waits_for_gateways(const state& s) {
 
 void adopt(state& next, const saved& written) {
   for (const auto& row : written.rows)
-    if (row.has_tunnel() && next.has_row()) *next.mutable_row() = row.tunnel();
+    if (row.has_tunnel() && next.has_row()) {
+      *next.mutable_row() = row.tunnel();
+      if (is_true(row.tunnel().conditions(), "Accepted")) *next.mutable_claimed() = row.tunnel().hostnames();
+    }
 }
 
 transition step(const state& s, const event& e, moment now) {

@@ -21,6 +21,7 @@ struct play {
   std::vector<announcement> said;
   std::vector<answer> answers;
   std::vector<std::string> writes;
+  std::optional<claim_change> claimed;
 
   void after(std::int64_t ms) {
     now.steady_ms += ms;
@@ -41,6 +42,7 @@ struct play {
       return;
     }
     writes.push_back(t.save->write);
+    claimed = t.save->claims;
     saved done{++revision, {}};
     for (auto& w : t.save->rows) {
       w.row.mutable_tunnel()->set_version(revision);
@@ -75,7 +77,12 @@ struct play {
   static tunnel::event reloaded(std::optional<v1::TunnelRow> row, bool conflict = false) {
     tunnel::event e;
     e.mutable_reloaded()->set_conflict(conflict);
-    if (row) *e.mutable_reloaded()->mutable_row()->mutable_tunnel() = *row;
+    if (row) {
+      *e.mutable_reloaded()->mutable_row()->mutable_tunnel() = *row;
+      auto* claim = e.mutable_reloaded()->add_children()->mutable_hostname_claim();
+      claim->set_hostname("web.example.com");
+      claim->set_tunnel_uid(row->uid());
+    }
     return e;
   }
   static tunnel::event wake() {
@@ -476,10 +483,15 @@ TEST_CASE("a rival that changes the spec makes a generation, checked and claimed
   p.live();
   auto row = p.s.row();
   row.set_version(++p.revision);
+  row.set_generation(2);  // the trigger's doing
   SECTION("valid") {
     row.set_hostnames(0, "other.example.com");
     p.on(play::reloaded(row));
     CHECK(p.writes == std::vector<std::string>{"tunnel_spec"});
+    REQUIRE(p.claimed);
+    CHECK(p.claimed->claim == std::vector<std::string>{"other.example.com"});
+    CHECK(p.claimed->drop == std::vector<std::string>{"web.example.com"});
+    CHECK(p.s.row().previous_generation() == 1);
     CHECK(p.s.row().generation() == 2);
     CHECK(is_true(p.s.row().conditions(), "Accepted"));
   }
