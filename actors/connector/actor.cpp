@@ -1,0 +1,211 @@
+// actors/connector/actor.cpp -- the shell of one connector. It decides nothing.
+#include "actors/connector/actor.hpp"
+
+#include "actors/core/protocol.hpp"
+#include "actors/core/subjects.hpp"
+#include "actors/core/wire.hpp"
+
+namespace warren::connector {
+
+namespace {
+
+constexpr std::size_t secret_bytes = 32;
+
+template <class Parsed> bool counted_as_bad(self_ptr self, const Parsed& parsed) {
+  if (parsed) return false;
+  self->state.ctx.count->add("warren_bus_dropped_total", parsed.error.reason);
+  return true;
+}
+
+void hear_command_reply(self_ptr self, const std::string& payload) {
+  auto reply = wire::parse_command_reply(payload);
+  if (counted_as_bad(self, reply)) return;
+  event e;
+  *e.mutable_command_reply() = std::move(*reply);
+  shell::handle<traits>(self, std::move(e));
+}
+
+void hear_agent(self_ptr self, const agent_message& m) {
+  auto& s = self->state;
+  event e;
+  switch (m.kind) {
+    case agent_message::what::hello: {
+      auto hello = wire::parse_hello(m.payload);
+      if (counted_as_bad(self, hello)) return;
+      *e.mutable_hello()->mutable_hello() = std::move(*hello);
+      e.mutable_hello()->set_reply_to(m.reply_to);
+      e.set_fresh_challenge(s.ctx.secret(secret_bytes));
+      e.set_fresh_token(protocol::hex(s.ctx.secret(secret_bytes)));
+      break;
+    }
+    case agent_message::what::heartbeat: {
+      auto beat = wire::parse_heartbeat(m.payload);
+      if (counted_as_bad(self, beat)) return;
+      *e.mutable_heartbeat()->mutable_heartbeat() = std::move(*beat);
+      e.mutable_heartbeat()->set_reply_to(m.reply_to);
+      break;
+    }
+    case agent_message::what::event: {
+      auto said = wire::parse_event(m.payload);
+      if (counted_as_bad(self, said)) return;
+      *e.mutable_agent_event()->mutable_event() = std::move(*said);
+      e.mutable_agent_event()->set_reply_to(m.reply_to);
+      break;
+    }
+    case agent_message::what::command_reply: return hear_command_reply(self, m.payload);
+  }
+  shell::handle<traits>(self, std::move(e));
+}
+
+struct announcer {
+  self_ptr self;
+
+  void operator()(const agent_command& c) const {
+    auto& s = self->state;
+    auto subject = bus::command_subject(s.project, bus::kind_connector, s.name);
+    auto payload = c.command.SerializeAsString();
+    if (!c.answered) {
+      self->send(s.ctx.bus, bus_publish{std::move(subject), std::move(payload)});
+      return;
+    }
+    // The bus always answers; what gets no answer is said again when the machine's own time has come.
+    self->request(s.ctx.bus, caf::infinite, bus_request{std::move(subject), std::move(payload), limits::repeat_after})
+        .then(
+            [me = self](const bus_reply& r) {
+              if (r.error.empty()) hear_command_reply(me, r.payload);
+            },
+            [](const caf::error&) {});
+  }
+  void operator()(const agent_reply& r) const {
+    auto payload = std::visit([](const auto& m) { return m.SerializeAsString(); }, r.payload);
+    self->send(self->state.ctx.bus, bus_publish{r.reply_to, std::move(payload)});
+  }
+  void operator()(const v1::AttachmentState& a) const {
+    self->send(self->state.ctx.partition, route_to_tunnel{self->state.project, a.tunnel(), a});
+  }
+  void operator()(const dial& d) const {
+    const auto answer = [me = self, serial = d.serial](std::string_view outcome) {
+      event e;
+      e.mutable_dialed()->set_serial(serial);
+      e.mutable_dialed()->set_outcome(std::string{outcome});
+      shell::handle<traits>(me, std::move(e));
+    };
+    self->request(self->state.ctx.dialer, caf::infinite, dial_request{d.endpoint_id, d.addresses, limits::dial_timeout})
+        .then(
+            [answer](const dial_result& r) {
+              switch (r.what) {
+                case dial_result::outcome::answered: return answer("answered");
+                case dial_result::outcome::refused: return answer("refused");
+                case dial_result::outcome::unanswered: return answer("unanswered");
+              }
+            },
+            // Our own dialer failed: that says nothing about the agent.
+            [](const caf::error&) {});
+  }
+  void operator()(const silence_told& t) const {
+    const auto& s = self->state;
+    self->send(s.ctx.silence, silence_report{s.project, s.name, t.online, t.silent});
+  }
+  void operator()(const appeared&) const {
+    self->send(self->state.ctx.partition, connector_appeared{self->state.project, self->state.name});
+  }
+  void operator()(const class_asked& c) const {
+    self->send(self->state.ctx.partition, class_wanted{self->state.project, self->state.name, c.name});
+  }
+  void operator()(const load_asked&) const { shell::reload<traits>(self, false, false); }
+};
+
+}  // namespace
+
+void traits::announce(self_ptr self, const announcement& a) { std::visit(announcer{self}, a); }
+
+event traits::on_command(v1::Command c) {
+  event e;
+  *e.mutable_command() = std::move(c);
+  return e;
+}
+event traits::on_reloaded(v1::Reloaded r) {
+  event e;
+  *e.mutable_reloaded() = std::move(r);
+  return e;
+}
+event traits::on_saved(revision_t revision) {
+  event e;
+  e.mutable_saved()->set_revision(revision);
+  return e;
+}
+event traits::on_failed(std::string code, std::string field, std::string message) {
+  event e;
+  e.mutable_failed()->set_code(std::move(code));
+  e.mutable_failed()->set_field(std::move(field));
+  e.mutable_failed()->set_message(std::move(message));
+  return e;
+}
+event traits::on_wake() {
+  event e;
+  e.mutable_wake();
+  return e;
+}
+
+connector_actor::behavior_type actor(self_ptr self, entity_context ctx, std::string project, std::string name,
+                                     bool preloaded) {
+  auto& s = self->state;
+  s.machine = initial(ctx.id, ctx.epoch, ctx.incarnation, ctx.heartbeat_interval_ms, project, name);
+  s.ctx = std::move(ctx);
+  s.project = std::move(project);
+  s.name = std::move(name);
+  shell::begin<traits>(self);
+  // However it ends, the watch on silence no longer counts it: another instance does, or nobody.
+  self->attach_functor([watch = s.ctx.silence, report = silence_report{s.project, s.name, false, false}] {
+    if (watch) caf::anon_send(watch, report);
+  });
+  if (!preloaded) shell::reload<traits>(self, false, false);
+  return {
+      [self](v1::Command& command) { return shell::ask<traits>(self, std::move(command)); },
+      [self](const agent_message& m) { hear_agent(self, m); },
+      [self](v1::AttachTunnel& a) {
+        event e;
+        *e.mutable_attach() = std::move(a);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](v1::DetachTunnel& d) {
+        event e;
+        *e.mutable_detach() = std::move(d);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](v1::PushAddressing& p) {
+        event e;
+        *e.mutable_push() = std::move(p);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](v1::ClassState& c) {
+        event e;
+        *e.mutable_class_() = std::move(c);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](v1::Reloaded& r) { shell::reloaded<traits>(self, std::move(r)); },
+      [self](const agent_disconnected&) {
+        event e;
+        e.mutable_disconnected();
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](const mass_silence& m) {
+        event e;
+        e.mutable_mass_silence()->set_on(m.on);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](const bus_state& b) {
+        event e;
+        e.mutable_bus()->set_connected(b.connected);
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](const roll_call&) {
+        event e;
+        e.mutable_roll_call();
+        shell::handle<traits>(self, std::move(e));
+      },
+      [self](const wake_up& w) { shell::woken<traits>(self, w); },
+  };
+}
+
+}  // namespace warren::connector

@@ -1,0 +1,39 @@
+// actors/connector/actor.hpp -- the shell of one connector. It decides nothing.
+#pragma once
+
+#include "actors/connector/machine.hpp"
+#include "actors/shell.hpp"
+
+namespace warren::connector {
+
+struct actor_state;
+using self_ptr = connector_actor::stateful_pointer<actor_state>;
+
+struct traits {
+  using state = connector::state;
+  using event = connector::event;
+  using transition = connector::transition;
+
+  /// The shell keeps no other copy of the state than the one that the transition brings back.
+  static transition step(state& s, const event& e, moment now) { return connector::step(std::move(s), e, now); }
+  static void adopt(state& next, const saved& written) { connector::adopt(next, written); }
+  static std::string kind(const state&) { return "connector"; }
+  static bool is_entity(const v1::Row& row) { return row.has_connector(); }
+  static void announce(self_ptr self, const announcement& a);
+  static void carried_out(self_ptr) {}
+  static event on_command(v1::Command c);
+  static event on_reloaded(v1::Reloaded r);
+  static event on_saved(revision_t revision);
+  static event on_failed(std::string code, std::string field, std::string message);
+  static event on_wake();
+};
+
+struct actor_state : shell_state<traits> {
+  actor_state() = default;
+};
+
+/// Spawned by the partition. Waits for Reloaded when `preloaded`, else reads its rows first.
+connector_actor::behavior_type actor(self_ptr self, entity_context ctx, std::string project, std::string name,
+                                     bool preloaded);
+
+}  // namespace warren::connector
