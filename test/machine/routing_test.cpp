@@ -1,0 +1,81 @@
+// test/machine/routing_test.cpp -- what a visitor meets, by rows.
+#include <map>
+
+#include <catch2/catch.hpp>
+
+#include "actors/tunnel/routing.hpp"
+#include "test/support/rows.hpp"
+
+using namespace warren;
+using namespace warren::tunnel;
+
+namespace {
+
+struct world {
+  v1::TunnelRow t = rows::tunnel("p", "web", "edge", 1);
+  std::map<std::string, v1::ConnectorRow> connectors{{"edge", rows::connector("p", "edge", 1)}};
+  std::vector<v1::AttachmentRow> attachments{rows::attachment(t, "edge", 1)};
+
+  route_plan plan() const {
+    return plan_routes(
+        t, [this](const std::string& n) { return connectors.count(n) > 0 ? &connectors.at(n) : nullptr; },
+        [this](const std::string& n, const std::string& uid, std::int64_t generation) -> const v1::AttachmentRow* {
+          for (const auto& a : attachments)
+            if (a.connector() == n && a.tunnel_uid() == uid && a.tunnel_generation() == generation) return &a;
+          return nullptr;
+        });
+  }
+  outcome first() const { return plan().rules.at(0).what; }
+};
+
+}  // namespace
+
+TEST_CASE("a visitor meets the target only when everything is there") {
+  world w;
+  CHECK(w.first() == outcome::live);
+  auto& c = w.connectors.at("edge");
+  SECTION("offline") { c.set_online(false); CHECK(w.first() == outcome::offline); }
+  SECTION("not attached") { c.set_attached_generation(0); CHECK(w.first() == outcome::offline); }
+  SECTION("no attachment") { w.attachments.clear(); CHECK(w.first() == outcome::offline); }
+  SECTION("attachment of another incarnation") { w.t.set_uid("another"); CHECK(w.first() == outcome::offline); }
+  SECTION("unknown") { w.connectors.clear(); CHECK(w.first() == outcome::unknown); }
+  SECTION("being deleted") { *c.mutable_delete_time() = timestamp_from_ms(1); CHECK(w.first() == outcome::unknown); }
+  SECTION("invalid") { c.set_addressing_error("addresses[0]"); CHECK(w.first() == outcome::invalid_addressing); }
+  SECTION("disabled") { w.t.set_enabled(false); CHECK(w.first() == outcome::disabled); }
+}
+
+TEST_CASE("the previous generation is served until the agents hold the current one") {
+  world w;
+  w.t.set_generation(2);
+  w.t.set_previous_generation(1);
+  *w.t.mutable_previous_rules() = w.t.rules();
+  w.t.mutable_rules(0)->set_target("http://localhost:9090");
+  CHECK(w.plan().generation == 1);
+  CHECK(w.first() == outcome::live);
+  SECTION("attached: the current one") {
+    auto a = rows::attachment(w.t, "edge", 2);
+    w.attachments.push_back(a);
+    CHECK(w.plan().generation == 2);
+    CHECK(w.plan().rules.at(0).rule.target() == "http://localhost:9090");
+  }
+  SECTION("an agent that is away is not waited for") {
+    w.connectors.at("edge").set_online(false);
+    CHECK(w.plan().generation == 2);
+    CHECK(w.first() == outcome::offline);
+  }
+  SECTION("switched off is at once") {
+    w.t.set_enabled(false);
+    CHECK(w.plan().generation == 2);
+  }
+}
+
+TEST_CASE("each rule follows its own connector") {
+  world w;
+  auto* r = w.t.add_rules();
+  r->set_path_prefix("/api");
+  r->set_connector("other");
+  const auto plan = w.plan();
+  CHECK(plan.rules.at(0).what == outcome::live);
+  CHECK(plan.rules.at(1).what == outcome::unknown);
+  CHECK(plan == w.plan());
+}
