@@ -1,0 +1,786 @@
+// services/warrenctl/command.cpp -- the whole command line: parses, calls, prints. Knows the admin API only.
+#include "services/warrenctl/command.hpp"
+
+#include <charconv>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <optional>
+#include <sstream>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <google/protobuf/util/json_util.h>
+#include <grpcpp/grpcpp.h>
+
+#include "services/warrenctl/output.hpp"
+#include "warren/admin/v1/admin.grpc.pb.h"
+
+#ifndef WARREN_VERSION
+#define WARREN_VERSION "0.1.0"
+#endif
+
+namespace warren::ctl {
+
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::system_clock;
+
+struct refused { grpc::Status status; };      // the server, or nobody, said no
+struct usage { std::string message; };        // the command line makes no sense
+struct too_late { std::string message; };     // what was waited for has not come
+
+std::optional<milliseconds> parse_span(const std::string& text) {
+  std::int64_t n = 0;
+  const auto [unit, error] = std::from_chars(text.data(), text.data() + text.size(), n);
+  const std::string_view u{unit, static_cast<std::size_t>(text.data() + text.size() - unit)};
+  if (error != std::errc{} || n < 0 || n > 1'000'000'000) return std::nullopt;
+  if (u == "ms") return milliseconds{n};
+  if (u == "s" || u.empty()) return milliseconds{n * 1000};
+  if (u == "m") return milliseconds{n * 60'000};
+  if (u == "h") return milliseconds{n * 3'600'000};
+  return std::nullopt;
+}
+void put(google::protobuf::Duration& to, const std::string& text, const std::string& option) {
+  const auto span = parse_span(text);
+  if (!span) throw usage{option + " is a time such as 30s, 500ms or 5m"};
+  to.set_seconds(span->count() / 1000);
+  to.set_nanos(static_cast<std::int32_t>(span->count() % 1000) * 1'000'000);
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream in{path == "-" ? "/dev/stdin" : path, std::ios::binary};
+  std::ostringstream text;
+  text << in.rdbuf();
+  if (!in) throw usage{"cannot read " + path};
+  return text.str();
+}
+template <class Message>
+Message message_of(const std::string& path) {
+  Message m;
+  const auto status = google::protobuf::util::JsonStringToMessage(read_file(path), &m);
+  if (!status.ok()) throw usage{fmt::format("{}: {}", path, std::string{status.message()})};
+  return m;
+}
+
+/// What every command may be given, and what it says of its resource.
+struct options {
+  std::string server = "127.0.0.1:7443", project = "default", output = "table", filter, sort_by, timeout, request_id,
+              etag;
+  bool watch = false;
+  // of the verbs
+  std::string name, file, connector, target, path_prefix = "/", gateway_class, connector_class, lease, public_key,
+      key_file, wait_for = "ready", dial_mode, idle_timeout, shell;
+  std::vector<std::string> hostnames, rules, networks, listen;
+  bool disabled = false, enabled = false, insecure = false, all_projects = false;
+  int limit = 100;
+};
+
+class session {
+public:
+  session(const options& given, surroundings& where) : o{given}, around{where} {
+    if (o.output == "json") out_format = format::json;
+    else if (o.output == "yaml") out_format = format::yaml;
+    else if (o.output == "name") out_format = format::name;
+    if (!o.timeout.empty()) {
+      const auto span = parse_span(o.timeout);
+      if (!span || span->count() == 0) throw usage{"--timeout is a time such as 30s, 500ms or 5m"};
+      timeout = *span;
+    }
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // the admin API is local; a proxy cannot reach it
+    arguments.SetMaxReceiveMessageSize(64 * 1024 * 1024);
+    channel = grpc::CreateCustomChannel(o.server, grpc::InsecureChannelCredentials(), arguments);
+  }
+
+  template <class Service, class Request, class Response>
+  Response call(grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                const Request& request) {
+    grpc::ClientContext context;
+    context.set_deadline(system_clock::now() + timeout);
+    Response response;
+    auto stub = Service::NewStub(channel);
+    const auto status = (stub.get()->*method)(&context, request, &response);
+    if (!status.ok()) throw refused{status};
+    return response;
+  }
+
+  template <class Resource>
+  void show(const Resource& r) {
+    switch (out_format) {
+      case format::json: around.out << to_json(r, false); break;
+      case format::yaml: around.out << to_yaml(r); break;
+      case format::name: around.out << r.name() << '\n'; break;
+      case format::table:
+        print_table(around.out, headers(static_cast<const Resource*>(nullptr)), {row(r, around.terminal)}, around.terminal);
+    }
+  }
+
+  /// All pages as one list. `items(response)` is the mutable repeated field.
+  template <class Service, class Request, class Response, class Items>
+  void list(grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*), Request request,
+            Items items, int most = 0) {
+    Response all;
+    for (;;) {
+      auto page = call<Service>(method, request);
+      items(all)->MergeFrom(*items(page));
+      if (page.next_page_token().empty() || (most > 0 && items(all)->size() >= most)) break;
+      request.set_page_token(page.next_page_token());
+    }
+    using Resource = std::remove_cvref_t<decltype(*items(all)->begin())>;
+    switch (out_format) {
+      case format::json: around.out << to_json(all, false); return;
+      case format::yaml: around.out << to_yaml(all); return;
+      case format::name:
+        for (const auto& r : *items(all)) {
+          if constexpr (requires { r.name(); }) around.out << r.name() << '\n';
+          else around.out << r.id() << '\n';
+        }
+        return;
+      case format::table: break;
+    }
+    std::vector<cells> rows;
+    for (const auto& r : *items(all)) rows.push_back(row(r, around.terminal));
+    print_table(around.out, headers(static_cast<const Resource*>(nullptr)), rows, around.terminal);
+  }
+
+  /// Follows until `seen` returns true; goes on with its token when the server goes away.
+  /// `until`: when to give up; nothing: never.
+  template <class Service, class Request, class Response, class Seen>
+  void follow(std::unique_ptr<grpc::ClientReader<Response>> (Service::Stub::*method)(grpc::ClientContext*, const Request&),
+              Request request, std::optional<system_clock::time_point> until, Seen seen) {
+    auto stub = Service::NewStub(channel);
+    for (;;) {
+      grpc::ClientContext context;
+      context.set_wait_for_ready(!request.resume_token().empty());
+      if (until) context.set_deadline(*until);
+      auto reader = (stub.get()->*method)(&context, request);
+      Response response;
+      while (reader->Read(&response)) {
+        if (!response.resume_token().empty()) request.set_resume_token(response.resume_token());
+        if (seen(response)) {
+          context.TryCancel();
+          return;
+        }
+      }
+      const auto status = reader->Finish();
+      if (status.error_code() == grpc::StatusCode::OUT_OF_RANGE && !request.resume_token().empty()) {
+        request.clear_resume_token();
+        continue;
+      }
+      if (status.error_code() != grpc::StatusCode::UNAVAILABLE || request.resume_token().empty()) throw refused{status};
+    }
+  }
+
+  /// Prints each change as it comes, for ever (or for --timeout).
+  template <class Service, class Request, class Response, class Get>
+  void watch(std::unique_ptr<grpc::ClientReader<Response>> (Service::Stub::*method)(grpc::ClientContext*, const Request&),
+             const Request& request, const std::string& only, Get get) {
+    using Resource = std::remove_cvref_t<decltype(get(std::declval<const Response&>()))>;
+    std::optional<system_clock::time_point> until;
+    if (!o.timeout.empty()) until = system_clock::now() + timeout;
+    bool head = false;
+    follow<Service>(method, request, until, [&](const Response& r) {
+      const bool about = only.empty() || get(r).name() == only || r.deleted() == only || r.has_caught_up();
+      if (!about) return false;
+      if (out_format == format::json) {
+        around.out << to_json(r, true);
+      } else if (out_format == format::yaml) {
+        around.out << "---\n" << to_yaml(r);
+      } else if (!r.deleted().empty()) {
+        around.out << (out_format == format::name ? r.deleted() : r.deleted() + " deleted") << '\n';
+      } else if (!r.has_caught_up()) {
+        if (out_format == format::name) {
+          around.out << get(r).name() << '\n';
+        } else {
+          const auto cols = row(get(r), around.terminal);
+          if (!std::exchange(head, true))
+            around.out << fmt::format("{}\n", fmt::join(headers(static_cast<const Resource*>(nullptr)), "\t"));
+          around.out << fmt::format("{}\n", fmt::join(cols, "\t"));
+        }
+      }
+      around.out.flush();
+      return false;
+    });
+  }
+
+  std::string parent() const { return o.all_projects ? "projects/-" : "projects/" + o.project; }
+  /// A short name in the project, or a full one as it is.
+  std::string full(const std::string& collection) const {
+    if (o.name.find('/') != std::string::npos) return o.name;
+    return collection == "tunnels" || collection == "connectors" ? fmt::format("{}/{}/{}", parent(), collection, o.name)
+                                                                  : fmt::format("{}/{}", collection, o.name);
+  }
+  template <class Request>
+  Request listing() const {
+    Request q;
+    if constexpr (requires { q.set_parent(""); }) q.set_parent(parent());
+    if constexpr (requires { q.set_filter(""); }) {
+      q.set_filter(o.filter);
+      q.set_order_by(o.sort_by);
+    }
+    q.set_page_size(1000);
+    return q;
+  }
+  template <class Request>
+  Request named(const std::string& collection) const {
+    Request q;
+    q.set_name(full(collection));
+    if constexpr (requires { q.set_etag(""); }) q.set_etag(o.etag);
+    if constexpr (requires { q.set_request_id(""); }) q.set_request_id(o.request_id);
+    return q;
+  }
+
+  const options& o;
+  surroundings& around;
+  format out_format = format::table;
+  milliseconds timeout{10'000};
+  std::shared_ptr<grpc::Channel> channel;
+};
+
+// ---- tunnels ----
+
+using tunnels = api::TunnelService;
+
+/// What the options say about a tunnel; `mask` gets the fields that they say something about.
+api::Tunnel tunnel_from(const options& o, google::protobuf::FieldMask* mask) {
+  api::Tunnel t;
+  if (!o.file.empty()) t = message_of<api::Tunnel>(o.file);
+  const auto touched = [&](const char* field) {
+    if (mask != nullptr) mask->add_paths(field);
+  };
+  if (!o.hostnames.empty()) {
+    t.clear_hostnames();
+    for (const auto& h : o.hostnames) t.add_hostnames(h);
+    touched("hostnames");
+  }
+  if (!o.connector.empty() != !o.target.empty()) throw usage{"--connector and --target go together"};
+  if (!o.connector.empty() || !o.rules.empty()) {
+    t.clear_rules();
+    touched("rules");
+  }
+  if (!o.connector.empty()) {
+    auto& r = *t.add_rules();
+    r.set_path_prefix(o.path_prefix);
+    r.set_connector(o.connector);
+    r.set_target(o.target);
+  }
+  for (const auto& text : o.rules) {
+    const auto equals = text.find('=');
+    const auto comma = text.find(',', equals == std::string::npos ? 0 : equals);
+    if (equals == std::string::npos || comma == std::string::npos)
+      throw usage{"--rule is PATH=CONNECTOR,TARGET, for example /api=backend,http://localhost:8080"};
+    auto& r = *t.add_rules();
+    r.set_path_prefix(text.substr(0, equals));
+    r.set_connector(text.substr(equals + 1, comma - equals - 1));
+    r.set_target(text.substr(comma + 1));
+  }
+  if (o.insecure)
+    for (auto& r : *t.mutable_rules()) r.set_tls_verify(false);
+  if (!o.gateway_class.empty()) {
+    t.set_gateway_class(o.gateway_class);
+    touched("gateway_class");
+  }
+  if (o.disabled && o.enabled) throw usage{"--enabled and --disabled contradict each other"};
+  if (o.disabled || o.enabled) {
+    t.set_enabled(o.enabled);
+    touched("enabled");
+  }
+  return t;
+}
+
+void create_tunnel(session& s) {
+  api::CreateTunnelRequest q;
+  q.set_parent(s.parent());
+  q.set_tunnel_id(s.o.name);
+  *q.mutable_tunnel() = tunnel_from(s.o, nullptr);
+  q.set_request_id(s.o.request_id);
+  s.show(s.call<tunnels>(&tunnels::Stub::CreateTunnel, q));
+}
+void update_tunnel(session& s) {
+  api::UpdateTunnelRequest q;
+  google::protobuf::FieldMask mask;
+  *q.mutable_tunnel() = tunnel_from(s.o, &mask);
+  if (s.o.file.empty()) *q.mutable_update_mask() = mask;  // of a file, what it says counts
+  q.mutable_tunnel()->set_name(s.full("tunnels"));
+  if (!s.o.etag.empty()) q.mutable_tunnel()->set_etag(s.o.etag);
+  q.set_request_id(s.o.request_id);
+  s.show(s.call<tunnels>(&tunnels::Stub::UpdateTunnel, q));
+}
+void watch_tunnels(session& s) {
+  api::WatchTunnelsRequest q;
+  q.set_parent(s.parent());
+  s.watch<tunnels>(&tunnels::Stub::WatchTunnels, q, s.o.name.empty() ? "" : s.full("tunnels"),
+                   [](const api::WatchTunnelsResponse& r) { return r.tunnel(); });
+}
+
+void explain_tunnel(session& s) {
+  const auto a = s.call<tunnels>(&tunnels::Stub::ExplainTunnel, s.named<api::ExplainTunnelRequest>("tunnels"));
+  if (s.out_format == format::json) return void(s.around.out << to_json(a, false));
+  if (s.out_format == format::yaml) return void(s.around.out << to_yaml(a));
+  s.around.out << a.name() << ": " << a.summary() << '\n';
+  for (const auto& link : a.links()) {
+    const auto* tint = !s.around.terminal ? "" : link.ok() ? "\033[32m" : "\033[31m";
+    s.around.out << "  " << tint << fmt::format("{:8}", link.state()) << (s.around.terminal ? "\033[0m" : "")
+                 << link.what();
+    if (!link.message().empty()) s.around.out << ": " << link.message();
+    if (link.has_since()) s.around.out << (s.around.terminal ? " (for " : " (since ") << age(link.since(), s.around.terminal) << ")";
+    s.around.out << '\n';
+    if (!link.hint().empty()) s.around.out << "          " << link.hint() << '\n';
+  }
+}
+
+void wait_for_tunnel(session& s) {
+  const auto name = s.full("tunnels");
+  const auto patience = s.o.timeout.empty() ? milliseconds{30'000} : s.timeout;
+  const std::string type = s.o.wait_for == "ready" ? "Ready" : s.o.wait_for == "programmed" ? "Programmed" : "Accepted";
+  const bool deleted = s.o.wait_for == "deleted";
+  api::WatchTunnelsRequest q;
+  q.set_parent(name.substr(0, name.find("/tunnels/")));
+  std::optional<api::Tunnel> last;
+  bool reached = false;
+  try {
+    s.follow<tunnels>(&tunnels::Stub::WatchTunnels, q, system_clock::now() + patience,
+                      [&](const api::WatchTunnelsResponse& r) {
+                        if (r.tunnel().name() == name) last = r.tunnel();
+                        if (r.deleted() == name) last.reset();
+                        if (deleted) return reached = r.deleted() == name || (r.has_caught_up() && !last);
+                        if (r.has_caught_up() && !last)
+                          throw refused{grpc::Status{grpc::StatusCode::NOT_FOUND, "there is no " + name}};
+                        if (r.tunnel().name() != name) return false;
+                        for (const auto& c : last->conditions())
+                          if (c.type() == type && c.status() == "True" && c.observed_generation() == last->generation())
+                            reached = true;
+                        return reached;
+                      });
+  } catch (const refused& r) {
+    if (r.status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) throw;
+    std::string why;
+    if (last)
+      for (const auto& c : last->conditions())
+        if (c.type() == type) why = fmt::format(": {} {} {}", c.status(), c.reason(), c.message());
+    throw too_late{fmt::format("{} is not {} after {}{}\nhint: warrenctl tunnel why {}", name, s.o.wait_for,
+                               span(patience.count()), why, s.o.name)};
+  }
+  if (last && !deleted) s.show(*last);
+  else s.around.out << name << " " << s.o.wait_for << '\n';
+}
+
+// ---- connectors ----
+
+using connectors = api::ConnectorService;
+
+api::Connector connector_from(const options& o, google::protobuf::FieldMask* mask) {
+  api::Connector c;
+  if (!o.file.empty()) c = message_of<api::Connector>(o.file);
+  if (!o.connector_class.empty()) {
+    c.set_connector_class(o.connector_class);
+    if (mask != nullptr) mask->add_paths("connector_class");
+  }
+  if (!o.lease.empty()) {
+    put(*c.mutable_lease_duration(), o.lease, "--lease-duration");
+    if (mask != nullptr) mask->add_paths("lease_duration");
+  }
+  return c;
+}
+std::string public_key(const options& o) {
+  if (o.public_key.empty() == o.key_file.empty()) throw usage{"exactly one of --public-key and --key-file is needed"};
+  if (!o.public_key.empty()) return o.public_key;
+  // The agent's key file is JSON with the public key in it, or the key's hex digits alone.
+  const auto text = read_file(o.key_file);
+  const auto at = text.find("\"public_key\"");
+  const auto from = text.find_first_of("0123456789abcdefABCDEF", at == std::string::npos ? 0 : text.find(':', at));
+  if (from == std::string::npos) throw usage{o.key_file + " holds no public key"};
+  auto key = text.substr(from, text.find_first_not_of("0123456789abcdefABCDEF", from) - from);
+  if (key.size() != 64 || (at == std::string::npos && text.find('{') != std::string::npos))
+    throw usage{o.key_file + " holds no public key: 64 hex digits"};
+  return key;
+}
+void create_connector(session& s) {
+  api::CreateConnectorRequest q;
+  q.set_parent(s.parent());
+  q.set_connector_id(s.o.name);
+  *q.mutable_connector() = connector_from(s.o, nullptr);
+  q.set_request_id(s.o.request_id);
+  s.show(s.call<connectors>(&connectors::Stub::CreateConnector, q));
+}
+void update_connector(session& s) {
+  api::UpdateConnectorRequest q;
+  google::protobuf::FieldMask mask;
+  *q.mutable_connector() = connector_from(s.o, &mask);
+  if (s.o.file.empty()) *q.mutable_update_mask() = mask;
+  q.mutable_connector()->set_name(s.full("connectors"));
+  if (!s.o.etag.empty()) q.mutable_connector()->set_etag(s.o.etag);
+  q.set_request_id(s.o.request_id);
+  s.show(s.call<connectors>(&connectors::Stub::UpdateConnector, q));
+}
+void enrol_connector(session& s) {
+  api::EnrolConnectorRequest q;
+  q.set_parent(s.parent());
+  q.set_connector_id(s.o.name);
+  q.set_public_key(public_key(s.o));
+  *q.mutable_connector() = connector_from(s.o, nullptr);
+  q.set_request_id(s.o.request_id);
+  const auto a = s.call<connectors>(&connectors::Stub::EnrolConnector, q);
+  if (s.out_format == format::name) s.around.out << a.connector().name() << '\n';
+  else if (s.out_format == format::yaml) s.around.out << to_yaml(a.enrolment());
+  else s.around.out << a.enrolment_json();
+}
+void rotate_key(session& s) {
+  auto q = s.named<api::RotateConnectorKeyRequest>("connectors");
+  q.set_public_key(public_key(s.o));
+  s.show(s.call<connectors>(&connectors::Stub::RotateConnectorKey, q));
+}
+void watch_connectors(session& s) {
+  api::WatchConnectorsRequest q;
+  q.set_parent(s.parent());
+  s.watch<connectors>(&connectors::Stub::WatchConnectors, q, s.o.name.empty() ? "" : s.full("connectors"),
+                      [](const api::WatchConnectorsResponse& r) { return r.connector(); });
+}
+
+// ---- gateways and classes ----
+
+using gateways = api::GatewayService;
+using classes = api::ClassService;
+
+void create_gateway(session& s) {
+  api::CreateGatewayRequest q;
+  q.set_gateway_id(s.o.name);
+  q.mutable_gateway()->set_gateway_class(s.o.gateway_class);
+  q.set_request_id(s.o.request_id);
+  s.show(s.call<gateways>(&gateways::Stub::CreateGateway, q));
+}
+void update_gateway(session& s) {
+  api::UpdateGatewayRequest q;
+  q.mutable_gateway()->set_name(s.full("gateways"));
+  q.mutable_gateway()->set_gateway_class(s.o.gateway_class);
+  q.mutable_gateway()->set_etag(s.o.etag);
+  q.set_request_id(s.o.request_id);
+  s.show(s.call<gateways>(&gateways::Stub::UpdateGateway, q));
+}
+api::ConnectorClass connector_class_from(const options& o) {
+  api::ConnectorClass c;
+  for (const auto& n : o.networks) c.add_allowed_networks(n);
+  return c;
+}
+api::GatewayClass gateway_class_from(const options& o) {
+  api::GatewayClass c;
+  c.set_dial_mode(o.dial_mode);
+  for (const auto& l : o.listen) c.add_listen(l);
+  if (!o.idle_timeout.empty()) put(*c.mutable_stream_idle_timeout(), o.idle_timeout, "--stream-idle-timeout");
+  return c;
+}
+
+// ---- the command line ----
+
+struct verb {
+  CLI::App* app;
+  std::function<void(session&)> run;
+};
+
+class command_line {
+public:
+  command_line() {
+    app.name("warrenctl");
+    app.require_subcommand(1);
+    app.fallthrough();
+    app.add_option("--server", o.server, "HOST:PORT or unix:PATH of a warrend")->envname("WARREN_SERVER")->capture_default_str();
+    app.add_option("-p,--project", o.project, "Project")->envname("WARREN_PROJECT")->capture_default_str();
+    app.add_flag("-A,--all-projects", o.all_projects, "list and watch: of all projects");
+    app.add_option("-o,--output", o.output, "table, json, yaml or name")->check(CLI::IsMember({"table", "json", "yaml", "name"}));
+    app.add_flag("-w,--watch", o.watch, "list and get of tunnels and connectors: go on with what changes");
+    app.add_option("--filter", o.filter, "list: FIELD OP VALUE [AND ...]");
+    app.add_option("--sort-by", o.sort_by, "list: FIELD [desc], ...");
+    app.add_option("--timeout", o.timeout, "for example 30s (default: 10s; wait: 30s; watch: none)");
+    app.add_option("--request-id", o.request_id, "makes a change safe to repeat");
+    app.add_option("--etag", o.etag, "change only what still has this etag");
+    add_tunnel();
+    add_connector();
+    add_gateway();
+    add_classes();
+    add_operations();
+  }
+
+  CLI::App app{"Operates Warren, the control plane of a tunnel service."};
+  options o;
+  std::vector<verb> verbs;
+  CLI::App *completion = nullptr, *version = nullptr;
+
+private:
+  CLI::App* noun(const char* name, const char* words) {
+    auto* n = app.add_subcommand(name, words);
+    n->require_subcommand(1);
+    n->fallthrough();
+    return n;
+  }
+  CLI::App* add(CLI::App* of, const char* name, const char* words, std::function<void(session&)> run, bool named) {
+    auto* v = of->add_subcommand(name, words);
+    v->fallthrough();
+    if (named) v->add_option("NAME", o.name, "its name")->required();
+    verbs.push_back({v, std::move(run)});
+    return v;
+  }
+  void spec_of_tunnel(CLI::App* v) {
+    v->add_option("--hostname", o.hostnames, "public host name; repeatable")->allow_extra_args(false);
+    v->add_option("--connector", o.connector, "of a tunnel with one rule");
+    v->add_option("--target", o.target, "http://HOST:PORT or https://HOST:PORT, seen from the agent");
+    v->add_option("--path-prefix", o.path_prefix, "of that rule")->capture_default_str();
+    v->add_option("--rule", o.rules, "PATH=CONNECTOR,TARGET; repeatable")->allow_extra_args(false);
+    v->add_flag("--insecure-target", o.insecure, "do not verify the certificate of an https target");
+    v->add_option("--gateway-class", o.gateway_class, "which gateways carry it");
+    v->add_flag("--disabled", o.disabled, "visitors get 503");
+    v->add_flag("--enabled", o.enabled, "the opposite");
+    v->add_option("-f,--file", o.file, "a tunnel as JSON; - reads standard input");
+  }
+  void add_tunnel() {
+    auto* n = noun("tunnel", "Public host names that lead to targets behind connectors");
+    add(n, "list", "List tunnels", [](session& s) {
+      if (s.o.watch) return watch_tunnels(s);
+      s.list<tunnels>(&tunnels::Stub::ListTunnels, s.listing<api::ListTunnelsRequest>(), [](auto& r) { return r.mutable_tunnels(); });
+    }, false);
+    add(n, "get", "Show a tunnel", [](session& s) {
+      if (s.o.watch) return watch_tunnels(s);
+      s.show(s.call<tunnels>(&tunnels::Stub::GetTunnel, s.named<api::GetTunnelRequest>("tunnels")));
+    }, true);
+    spec_of_tunnel(add(n, "create", "Create a tunnel", create_tunnel, true));
+    spec_of_tunnel(add(n, "update", "Change what is named on the command line", update_tunnel, true));
+    add(n, "delete", "Delete a tunnel", [](session& s) {
+      s.show(s.call<tunnels>(&tunnels::Stub::DeleteTunnel, s.named<api::DeleteTunnelRequest>("tunnels")));
+    }, true);
+    add(n, "watch", "Follow tunnels", watch_tunnels, false)->add_option("NAME", o.name, "only this one");
+    add(n, "why", "Which link between a visitor and the target is missing", explain_tunnel, true);
+    add(n, "wait", "Wait until a tunnel is what it shall be", wait_for_tunnel, true)
+        ->add_option("--for", o.wait_for, "ready, programmed, accepted or deleted")
+        ->check(CLI::IsMember({"ready", "programmed", "accepted", "deleted"}));
+  }
+  void spec_of_connector(CLI::App* v) {
+    v->add_option("--class", o.connector_class, "its connector class");
+    v->add_option("--lease-duration", o.lease, "how long silence is tolerated, for example 30s");
+  }
+  void add_connector() {
+    auto* n = noun("connector", "Agents beside private services");
+    add(n, "list", "List connectors", [](session& s) {
+      if (s.o.watch) return watch_connectors(s);
+      s.list<connectors>(&connectors::Stub::ListConnectors, s.listing<api::ListConnectorsRequest>(), [](auto& r) { return r.mutable_connectors(); });
+    }, false);
+    add(n, "get", "Show a connector", [](session& s) {
+      if (s.o.watch) return watch_connectors(s);
+      s.show(s.call<connectors>(&connectors::Stub::GetConnector, s.named<api::GetConnectorRequest>("connectors")));
+    }, true);
+    spec_of_connector(add(n, "create", "Create a connector", create_connector, true));
+    spec_of_connector(add(n, "update", "Change what is named on the command line", update_connector, true));
+    add(n, "delete", "Delete a connector", [](session& s) {
+      s.show(s.call<connectors>(&connectors::Stub::DeleteConnector, s.named<api::DeleteConnectorRequest>("connectors")));
+    }, true);
+    add(n, "watch", "Follow connectors", watch_connectors, false)->add_option("NAME", o.name, "only this one");
+    auto* enrol = add(n, "enrol", "Give a connector its key, and print what its agent needs", enrol_connector, true);
+    auto* rotate = add(n, "rotate-key", "Replace a connector's key", rotate_key, true);
+    spec_of_connector(enrol);
+    for (auto* v : {enrol, rotate}) {
+      v->add_option("--public-key", o.public_key, "64 hex digits");
+      v->add_option("--key-file", o.key_file, "made by warren-agent keygen");
+    }
+  }
+  void add_gateway() {
+    auto* n = noun("gateway", "Envoys that take visitors");
+    add(n, "list", "List gateways", [](session& s) {
+      s.list<gateways>(&gateways::Stub::ListGateways, s.listing<api::ListGatewaysRequest>(), [](auto& r) { return r.mutable_gateways(); });
+    }, false);
+    add(n, "get", "Show a gateway", [](session& s) {
+      s.show(s.call<gateways>(&gateways::Stub::GetGateway, s.named<api::GetGatewayRequest>("gateways")));
+    }, true);
+    add(n, "create", "Register a gateway", create_gateway, true)->add_option("--class", o.gateway_class, "its gateway class");
+    add(n, "update", "Change its class", update_gateway, true)->add_option("--class", o.gateway_class, "its gateway class")->required();
+    add(n, "delete", "Remove a gateway", [](session& s) {
+      s.call<gateways>(&gateways::Stub::DeleteGateway, s.named<api::DeleteGatewayRequest>("gateways"));
+      s.around.out << s.full("gateways") << (s.out_format == format::name ? "" : " deleted") << '\n';
+    }, true);
+    add(n, "bootstrap", "Print the configuration that its Envoy starts with", [](session& s) {
+      s.around.out << s.call<gateways>(&gateways::Stub::GetGatewayBootstrap, s.named<api::GetGatewayBootstrapRequest>("gateways")).text();
+    }, true);
+  }
+  void add_classes() {
+    auto* c = noun("connector-class", "Which addresses connectors may have");
+    add(c, "list", "List connector classes", [](session& s) {
+      s.list<classes>(&classes::Stub::ListConnectorClasses, s.listing<api::ListConnectorClassesRequest>(), [](auto& r) { return r.mutable_connector_classes(); });
+    }, false);
+    add(c, "get", "Show a connector class", [](session& s) {
+      s.show(s.call<classes>(&classes::Stub::GetConnectorClass, s.named<api::GetConnectorClassRequest>("connectorClasses")));
+    }, true);
+    add(c, "create", "Create a connector class", [](session& s) {
+      api::CreateConnectorClassRequest q;
+      q.set_connector_class_id(s.o.name);
+      *q.mutable_connector_class() = connector_class_from(s.o);
+      q.set_request_id(s.o.request_id);
+      s.show(s.call<classes>(&classes::Stub::CreateConnectorClass, q));
+    }, true)->add_option("--allow", o.networks, "network, for example 10.0.0.0/8; repeatable")->allow_extra_args(false);
+    add(c, "update", "Replace its networks", [](session& s) {
+      api::UpdateConnectorClassRequest q;
+      *q.mutable_connector_class() = connector_class_from(s.o);
+      q.mutable_connector_class()->set_name(s.full("connectorClasses"));
+      q.mutable_connector_class()->set_etag(s.o.etag);
+      q.mutable_update_mask()->add_paths("allowed_networks");
+      q.set_request_id(s.o.request_id);
+      s.show(s.call<classes>(&classes::Stub::UpdateConnectorClass, q));
+    }, true)->add_option("--allow", o.networks, "network; repeatable; none: the default")->allow_extra_args(false);
+    add(c, "delete", "Delete a connector class", [](session& s) {
+      s.call<classes>(&classes::Stub::DeleteConnectorClass, s.named<api::DeleteConnectorClassRequest>("connectorClasses"));
+      s.around.out << s.full("connectorClasses") << (s.out_format == format::name ? "" : " deleted") << '\n';
+    }, true);
+
+    auto* g = noun("gateway-class", "How a kind of gateways is configured");
+    const auto spec = [&](CLI::App* v) {
+      v->add_option("--dial-mode", o.dial_mode, "direct or tunnel-listener");
+      v->add_option("--listen", o.listen, "IP:PORT; repeatable")->allow_extra_args(false);
+      v->add_option("--stream-idle-timeout", o.idle_timeout, "for example 5m");
+    };
+    add(g, "list", "List gateway classes", [](session& s) {
+      s.list<classes>(&classes::Stub::ListGatewayClasses, s.listing<api::ListGatewayClassesRequest>(), [](auto& r) { return r.mutable_gateway_classes(); });
+    }, false);
+    add(g, "get", "Show a gateway class", [](session& s) {
+      s.show(s.call<classes>(&classes::Stub::GetGatewayClass, s.named<api::GetGatewayClassRequest>("gatewayClasses")));
+    }, true);
+    spec(add(g, "create", "Create a gateway class", [](session& s) {
+      api::CreateGatewayClassRequest q;
+      q.set_gateway_class_id(s.o.name);
+      *q.mutable_gateway_class() = gateway_class_from(s.o);
+      q.set_request_id(s.o.request_id);
+      s.show(s.call<classes>(&classes::Stub::CreateGatewayClass, q));
+    }, true));
+    spec(add(g, "update", "Change what is named on the command line", [](session& s) {
+      api::UpdateGatewayClassRequest q;
+      *q.mutable_gateway_class() = gateway_class_from(s.o);
+      q.mutable_gateway_class()->set_name(s.full("gatewayClasses"));
+      q.mutable_gateway_class()->set_etag(s.o.etag);
+      q.set_request_id(s.o.request_id);
+      s.show(s.call<classes>(&classes::Stub::UpdateGatewayClass, q));
+    }, true));
+    add(g, "delete", "Delete a gateway class", [](session& s) {
+      s.call<classes>(&classes::Stub::DeleteGatewayClass, s.named<api::DeleteGatewayClassRequest>("gatewayClasses"));
+      s.around.out << s.full("gatewayClasses") << (s.out_format == format::name ? "" : " deleted") << '\n';
+    }, true);
+  }
+  void add_operations() {
+    using ops = api::OperationsService;
+    auto* i = noun("instance", "Running warrends");
+    add(i, "list", "List instances", [](session& s) {
+      s.list<ops>(&ops::Stub::ListInstances, s.listing<api::ListInstancesRequest>(), [](auto& r) { return r.mutable_instances(); });
+    }, false);
+    add(i, "get", "Show an instance", [](session& s) {
+      s.show(s.call<ops>(&ops::Stub::GetInstance, s.named<api::GetInstanceRequest>("instances")));
+    }, true);
+    auto* p = noun("partition", "Units of ownership");
+    add(p, "list", "List partitions", [](session& s) {
+      s.list<ops>(&ops::Stub::ListPartitions, s.listing<api::ListPartitionsRequest>(), [](auto& r) { return r.mutable_partitions(); });
+    }, false);
+    add(p, "get", "Show a partition", [](session& s) {
+      s.show(s.call<ops>(&ops::Stub::GetPartition, s.named<api::GetPartitionRequest>("partitions")));
+    }, true);
+    auto* a = noun("audit", "Who changed what");
+    auto* list = add(a, "list", "The newest changes of the project first", [](session& s) {
+      api::ListAuditEventsRequest q;
+      if (!s.o.all_projects) q.set_project(s.o.project);
+      q.set_page_size(std::min(s.o.limit, 1000));
+      s.list<ops>(&ops::Stub::ListAuditEvents, q, [](auto& r) { return r.mutable_events(); }, s.o.limit);
+    }, false);
+    list->add_option("--limit", o.limit, "how many")->capture_default_str()->check(CLI::Range(1, 100'000));
+    completion = app.add_subcommand("completion", "Print the shell's completion script");
+    completion->add_option("SHELL", o.shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+    version = app.add_subcommand("version", "Versions of warrenctl and of the server, when one answers");
+    version->fallthrough();
+  }
+};
+
+void print_completion(const CLI::App& app, const std::string& shell, std::ostream& out) {
+  const auto any = [](const CLI::App*) { return true; };
+  if (shell == "fish") {
+    out << "complete -c warrenctl -f\n";
+    for (const auto* noun : app.get_subcommands(any)) {
+      out << fmt::format("complete -c warrenctl -n __fish_use_subcommand -a {} -d '{}'\n", noun->get_name(), noun->get_description());
+      for (const auto* verb : noun->get_subcommands(any))
+        out << fmt::format("complete -c warrenctl -n '__fish_seen_subcommand_from {}' -a {}\n", noun->get_name(), verb->get_name());
+    }
+    return;
+  }
+  if (shell == "zsh") out << "autoload -U +X bashcompinit && bashcompinit\n";
+  const auto words = [&](const CLI::App* of) {
+    std::string all;
+    for (const auto* each : of->get_subcommands(any)) all += (all.empty() ? "" : " ") + each->get_name();
+    return all;
+  };
+  const auto flags = [&](const CLI::App* of) {
+    std::string all;
+    for (const auto* option : of->get_options())
+      for (const auto& name : option->get_lnames()) all += (all.empty() ? "--" : " --") + name;
+    return all;
+  };
+  out << "_warrenctl() {\n  local cur=\"${COMP_WORDS[COMP_CWORD]}\" noun=\"${COMP_WORDS[1]}\" verb=\"${COMP_WORDS[2]}\"\n"
+      << "  if [ \"$COMP_CWORD\" -eq 1 ]; then COMPREPLY=($(compgen -W '" << words(&app) << "' -- \"$cur\")); return; fi\n"
+      << "  if [ \"$COMP_CWORD\" -eq 2 ]; then case \"$noun\" in\n";
+  for (const auto* noun : app.get_subcommands(any))
+    if (const auto all = words(noun); !all.empty())
+      out << "    " << noun->get_name() << ") COMPREPLY=($(compgen -W '" << all << "' -- \"$cur\")); return;;\n";
+  out << "    completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$cur\")); return;;\n  esac; fi\n"
+      << "  case \"$noun $verb\" in\n";
+  for (const auto* noun : app.get_subcommands(any))
+    for (const auto* verb : noun->get_subcommands(any))
+      out << "    '" << noun->get_name() << ' ' << verb->get_name() << "') COMPREPLY=($(compgen -W '" << flags(verb) << ' '
+          << flags(&app) << "' -- \"$cur\"));;\n";
+  out << "  esac\n}\ncomplete -F _warrenctl warrenctl\n";
+}
+
+void print_version(session& s) {
+  s.around.out << "warrenctl " << WARREN_VERSION << '\n';
+  if (s.o.timeout.empty()) s.timeout = milliseconds{1000};
+  try {
+    const auto a = s.call<api::OperationsService>(&api::OperationsService::Stub::GetServerInfo, api::GetServerInfoRequest{});
+    s.around.out << fmt::format("warrend {} at {} (instance {}, {})\n", a.version(), s.o.server, a.instance(), a.ready() ? "ready" : "not ready");
+  } catch (const refused&) {
+    s.around.out << fmt::format("no warrend answers at {}\n", s.o.server);
+  }
+}
+
+}  // namespace
+
+int run(std::vector<std::string> arguments, surroundings& around) {
+  command_line line;
+  try {
+    std::reverse(arguments.begin(), arguments.end());
+    line.app.parse(arguments);
+  } catch (const CLI::ParseError& e) {
+    const int code = line.app.exit(e, around.out, around.err);
+    return code == 0 ? done : wrong_usage;
+  }
+  try {
+    if (line.completion->parsed()) {
+      print_completion(line.app, line.o.shell, around.out);
+      return done;
+    }
+    session s{line.o, around};
+    if (line.version->parsed()) {
+      print_version(s);
+      return done;
+    }
+    for (const auto& v : line.verbs) {
+      if (!v.app->parsed()) continue;
+      const auto noun = v.app->get_parent()->get_name();
+      if (line.o.watch && noun != "tunnel" && noun != "connector")
+        throw usage{"--watch is for tunnels and connectors"};
+      v.run(s);
+    }
+    return done;
+  } catch (const usage& u) {
+    around.err << "warrenctl: " << u.message << "\nhint: --help says more\n";
+    return wrong_usage;
+  } catch (const too_late& t) {
+    around.err << "warrenctl: " << t.message << '\n';
+    return timed_out;
+  } catch (const refused& r) {
+    if (line.o.watch && r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return timed_out;
+    print_error(around.err, r.status, line.o.server);
+    return r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ? timed_out : failed;
+  }
+}
+
+}  // namespace warren::ctl

@@ -1,0 +1,50 @@
+// services/warrenctl/output.hpp -- resources as tables, JSON, YAML or names; errors with hints. No network.
+#pragma once
+
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include <google/protobuf/message.h>
+#include <grpcpp/support/status.h>
+
+#include "warren/admin/v1/admin.pb.h"
+
+namespace warren::ctl {
+
+namespace api = warren::admin::v1;
+
+enum class format : std::uint8_t { table, json, yaml, name };
+
+std::string to_json(const google::protobuf::Message& m, bool one_line);
+std::string to_yaml(const google::protobuf::Message& m);
+
+/// "3m", "2h5m"; RFC 3339 when not relative; "-" for an unset time.
+std::string age(const google::protobuf::Timestamp& t, bool relative);
+std::string span(std::int64_t milliseconds);
+
+using cells = std::vector<std::string>;
+cells headers(const api::Tunnel*);
+cells headers(const api::Connector*);
+cells headers(const api::Gateway*);
+cells headers(const api::ConnectorClass*);
+cells headers(const api::GatewayClass*);
+cells headers(const api::Instance*);
+cells headers(const api::Partition*);
+cells headers(const api::AuditEvent*);
+cells row(const api::Tunnel& t, bool relative);
+cells row(const api::Connector& c, bool relative);
+cells row(const api::Gateway& g, bool relative);
+cells row(const api::ConnectorClass& c, bool relative);
+cells row(const api::GatewayClass& c, bool relative);
+cells row(const api::Instance& i, bool relative);
+cells row(const api::Partition& p, bool relative);
+cells row(const api::AuditEvent& e, bool relative);
+
+/// Columns as wide as they have to be; True in green and False in red when `colour`.
+void print_table(std::ostream& out, const cells& head, const std::vector<cells>& rows, bool colour);
+
+/// Code, message, each field, and what to do about it.
+void print_error(std::ostream& err, const grpc::Status& status, const std::string& server);
+
+}  // namespace warren::ctl
