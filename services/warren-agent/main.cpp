@@ -1,0 +1,119 @@
+// services/warren-agent/main.cpp -- the agent's command line. No decisions.
+#include <cstdio>
+#include <iostream>
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "services/warren-agent/agent.hpp"
+
+namespace {
+
+using warren::agent::exit_code;
+
+/// One JSON object a line, unless a person reads along.
+class json_formatter final : public spdlog::formatter {
+public:
+  void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& into) override {
+    const auto since = message.time.time_since_epoch();
+    const auto level = spdlog::level::to_string_view(message.level);
+    const nlohmann::json line{
+        {"time_ms", std::chrono::duration_cast<std::chrono::milliseconds>(since).count()},
+        {"level", std::string{level.data(), level.size()}},
+        {"message", std::string{message.payload.data(), message.payload.size()}}};
+    fmt::format_to(std::back_inserter(into), "{}\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+  std::unique_ptr<spdlog::formatter> clone() const override { return std::make_unique<json_formatter>(); }
+};
+
+void set_up_log(const std::string& level) {
+  const bool person = ::isatty(STDERR_FILENO) == 1;
+  std::shared_ptr<spdlog::sinks::sink> sink;
+  if (person) sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
+  else sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+  if (!person) sink->set_formatter(std::make_unique<json_formatter>());
+  auto logger = std::make_shared<spdlog::logger>("warren-agent", std::move(sink));
+  logger->set_level(spdlog::level::from_str(level));
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+void print_table(const nlohmann::json& s) {
+  fmt::print("agent        {}/{} ({})\n", s.at("project").get<std::string>(), s.at("connector").get<std::string>(), s.at("public_key").get<std::string>());
+  fmt::print("session      {} ({}), NATS {}\n", s.at("session").get<std::int64_t>(), s.at("phase").get<std::string>(),
+             s.at("connected").get<bool>() ? "connected" : "away");
+  if (const auto trouble = s.at("trouble").get<std::string>(); !trouble.empty()) fmt::print("trouble      {}\n", trouble);
+  for (const auto& at : s.at("listening")) fmt::print("listening    {}\n", at.get<std::string>());
+  const auto& c = s.at("connections");
+  fmt::print("connections  {} open, {} tunnels\n", c.at("open").get<std::int64_t>(), c.at("tunnels").get<std::int64_t>());
+  fmt::print("attachments  generation {}\n", s.at("generation").get<std::int64_t>());
+  for (const auto& one : s.at("attachments"))
+    for (const auto& rule : one.at("rules"))
+      fmt::print("  {:<24} {:>6} {:>3}  {:<40} {} {}\n", one.at("tunnel").get<std::string>(), one.at("tunnel_generation").get<std::int64_t>(),
+                 rule.at("rule").get<int>(), rule.at("target").get<std::string>(), rule.at("state").get<std::string>(), rule.at("message").get<std::string>());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"The agent beside a private service: lets gateways reach it, and nobody else.", "warren-agent"};
+  app.require_subcommand(1);
+
+  std::string key_file, enrolment_file, output = "table", log_level = "info";
+  warren::agent::agent_options options;
+
+  auto* keygen = app.add_subcommand("keygen", "Make a key and print its public half");
+  keygen->add_option("--key", key_file, "File to write, mode 0600; never overwritten")->required();
+
+  auto* run = app.add_subcommand("run", "Serve until stopped");
+  run->add_option("--enrolment", enrolment_file, "File from `warrenctl connector enrol`")->required();
+  run->add_option("--key", key_file, "File from `warren-agent keygen`")->required();
+  run->add_option("--state", options.state_folder, "Folder for what has to outlive the process")->required();
+  run->add_option("--listen", options.listen, "IP:PORT where gateways come in")->required();
+  auto* advertise = run->add_option("--advertise", options.advertise, "IP:PORT where gateways find us; default: --listen");
+  auto* relay = run->add_option("--home-relay", options.home_relay, "URL of the home relay");
+  run->add_option("--advertise-file", options.advertise_file, "File of addresses, one a line; read again on SIGHUP")
+      ->excludes(advertise)->excludes(relay);
+  run->add_option("--target-ca", options.target_ca_file, "Authorities for https targets; default: the system's");
+  run->add_option("--connections-max", options.connections_max, "Connections of gateways at a time")->check(CLI::Range(1, 1'000'000));
+  run->add_option("--log-level", log_level)->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
+  run->add_flag("--mute-heartbeats", options.mute_heartbeats, "For tests: answers, but sends no heartbeat");
+
+  auto* status = app.add_subcommand("status", "Say how a running agent is");
+  status->add_option("--state", options.state_folder, "Its --state")->required();
+  status->add_option("-o,--output", output)->check(CLI::IsMember({"table", "json"}));
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    const int code = app.exit(e);
+    return code == 0 ? 0 : static_cast<int>(exit_code::usage);
+  }
+
+  try {
+    if (*keygen) {
+      fmt::print("{}\n", warren::agent::identity::generate(key_file).public_key_hex());
+      return 0;
+    }
+    if (*status) {
+      const auto text = warren::agent::ask_status(options.state_folder);
+      if (output == "json") std::cout << text;
+      else print_table(nlohmann::json::parse(text));
+      return 0;
+    }
+    set_up_log(log_level);
+    options.enrolled = warren::agent::read_enrolment(enrolment_file);
+    warren::agent::agent agent{std::move(options), warren::agent::identity::from_file(key_file)};
+    agent.handle_signals();
+    return static_cast<int>(agent.run());
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "warren-agent: {}\n", e.what());
+    return static_cast<int>(exit_code::failed);
+  }
+}
