@@ -432,7 +432,10 @@ void gateway_server::impl::report(connected& c, partition_id p, stream_state sta
   if (c.number == 0 || !config.on_ack) return;
   busv1::GatewayAck out;
   out.set_version(1);
-  out.set_incarnation(rows.processed(p) >> 32);
+  out.set_incarnation(view.read([p](const replica::tables& t) {
+    const auto it = t.partitions.find(p);
+    return it == t.partitions.end() ? std::int64_t{0} : it->second.incarnation;
+  }));
   out.set_instance(config.instance);
   out.set_gateway(c.gateway);
   out.set_class_(c.gateway_class);
