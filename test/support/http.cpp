@@ -26,7 +26,7 @@ using boost::system::error_code;
 
 namespace {
 
-constexpr std::size_t body_bytes_max = 16 * 1024 * 1024;  // of a request at the origin
+constexpr std::size_t body_bytes_max = 16 * 1024 * 1024;  // of a request or an answer
 
 tcp::endpoint loopback(std::uint16_t port) { return {asio::ip::address_v4::loopback(), port}; }
 
@@ -320,7 +320,7 @@ answer visit(std::uint16_t port, const request& r) {
   if (!r.body.empty() || message.method() == http::verb::post || message.method() == http::verb::put)
     message.prepare_payload();
   http::response_parser<http::string_body> parser;
-  parser.body_limit(boost::none);
+  parser.body_limit(body_bytes_max);  // Beast 1.74 takes "none" for 0 when there is a Content-Length
   parser.skip(message.method() == http::verb::head);
 
   const auto end = [&](error_code e) {
