@@ -401,7 +401,7 @@ struct agent::impl {
     // The set is on disk before we are gone, and bye is with the server.
     gateways->close_all();
     disk.join();
-    if (!nats->flush(bye_flush) && result == exit_code::stopped) spdlog::info("nobody heard our bye: NATS is away");
+    if ((!nats->connected() || !nats->flush(bye_flush)) && result == exit_code::stopped) spdlog::info("nobody heard our bye: NATS is away");
     close_bus();
     ::unlink((folder / status_file).c_str());
     return result;

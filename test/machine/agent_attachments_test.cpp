@@ -1,0 +1,150 @@
+// test/machine/agent_attachments_test.cpp -- what the agent keeps on disk, and which targets it dials when.
+#include <catch2/catch.hpp>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include <sys/stat.h>
+
+#include "actors/core/protocol.hpp"
+#include "services/warren-agent/attachments.hpp"
+#include "services/warren-agent/enrolment.hpp"
+#include "services/warren-agent/targets.hpp"
+
+using namespace warren::agent;
+namespace busv1 = warren::bus::v1;
+
+namespace {
+
+struct folder {
+  folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "warren-agent-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~folder() { std::filesystem::remove_all(path); }
+  std::filesystem::path path;
+};
+
+attachment_set set_of(std::int64_t generation, const std::string& to = "https://example.test") {
+  busv1::AttachmentSet set;
+  set.set_generation(generation);
+  auto& one = *set.add_attachments();
+  one.set_tunnel("t");
+  one.set_tunnel_uid("u");
+  one.set_tunnel_generation(2);
+  auto& rule = *one.add_rules();
+  rule.set_target(to);
+  attachment_set out;
+  out.apply(set, true);
+  return out;
+}
+
+void write(const std::filesystem::path& file, std::string_view text) { std::ofstream{file} << text; }
+
+}  // namespace
+
+TEST_CASE("the set comes back from disk as it was, for its connector and key only") {
+  folder f;
+  attachment_file file{f.path};
+  CHECK(file.load("c", "k").first == attachment_file::outcome::absent);
+  file.save(print({"c", "k", set_of(4)}));
+  struct stat about {};
+  REQUIRE(::stat(file.path().c_str(), &about) == 0);
+  CHECK((about.st_mode & 0777) == 0600);
+  const auto [how, set] = file.load("c", "k");
+  CHECK(how == attachment_file::outcome::loaded);
+  CHECK(set == set_of(4));
+  CHECK(file.load("other", "k").first == attachment_file::outcome::foreign);
+  CHECK(file.load("c", "other").first == attachment_file::outcome::foreign);
+  CHECK(file.load("other", "k").second.all().empty());
+}
+
+TEST_CASE("a process that dies between writing and renaming leaves the old set") {
+  folder f;
+  attachment_file file{f.path};
+  file.save(print({"c", "k", set_of(4)}));
+  write(file.path().string() + ".new", print({"c", "k", set_of(5)}).substr(0, 40));
+  CHECK(file.load("c", "k").second.generation() == 4);
+  file.save(print({"c", "k", set_of(6)}));
+  CHECK(file.load("c", "k").second.generation() == 6);
+}
+
+TEST_CASE("a corrupt file serves nothing and is kept for a person") {
+  folder f;
+  attachment_file file{f.path};
+  const auto whole = print({"c", "k", set_of(4)});
+  const auto text = GENERATE_COPY(std::string{}, std::string{"{"}, whole.substr(0, whole.size() / 2), std::string{"[]"},
+                                  std::string{R"({"version":2})"}, std::string{R"({"version":1,"connector_uid":7})"},
+                                  std::string(100'000, '['));
+  write(file.path(), text);
+  CHECK(file.load("c", "k").first == attachment_file::outcome::corrupt);
+  CHECK(std::filesystem::exists(file.path().string() + ".corrupt"));
+}
+
+TEST_CASE("keys are made once, read by their owner only, and sign") {
+  folder f;
+  const auto made = identity::generate(f.path / "key");
+  CHECK_THROWS_AS(identity::generate(f.path / "key"), file_error);
+  const auto read = identity::from_file(f.path / "key");
+  CHECK(read.public_key_hex() == made.public_key_hex());
+  CHECK(warren::protocol::ed25519_verify(read.public_key_hex(), "words", read.sign("words")));
+  CHECK_FALSE(warren::protocol::ed25519_verify(read.public_key_hex(), "other words", read.sign("words")));
+  ::chmod((f.path / "key").c_str(), 0640);
+  CHECK_THROWS_WITH(identity::from_file(f.path / "key"), Catch::Contains("chmod 600"));
+}
+
+TEST_CASE("an enrolment file that is wrong names its field") {
+  const std::string good = R"({"version":1,"project":"acme","connector":"office","uid":"u","partition":3,
+    "nats":{"urls":["nats://127.0.0.1:4222"],"credentials":"a.creds"},
+    "subjects":{"hello":"a.b","heartbeat":"a.c","event":"a.d","command":"a.e"}})";
+  const auto e = parse_enrolment(good, "/etc/warren");
+  CHECK(e.connector == "office");
+  CHECK(e.nats_credentials_file == "/etc/warren/a.creds");
+  const auto [from, to, field] = GENERATE(table<std::string, std::string, std::string>({
+      {R"("version":1)", R"("version":2)", "version"}, {"acme", "Acme", "project"}, {R"("u")", "5", "uid"},
+      {"3", "-3", "partition"}, {R"(["nats://127.0.0.1:4222"])", "[]", "nats.urls"}, {"a.b", "a.*", "subjects.hello"},
+      {R"("event":"a.d",)", "", "event"}, {R"("nats")", R"("gnats")", "nats"}}));
+  auto bad = good;
+  bad.replace(bad.find(from), from.size(), to);
+  CHECK_THROWS_WITH(parse_enrolment(bad, "/"), Catch::Contains(field));
+}
+
+TEST_CASE("targets are http or https with a host and a port") {
+  CHECK(parse_target("http://localhost:8080", true)->authority() == "localhost:8080");
+  CHECK(parse_target("https://example.test", true)->port == 443);
+  CHECK(parse_target("http://[::1]:81", true)->authority() == "[::1]:81");
+  CHECK(parse_target("http://[::1]", true)->loopback());
+  CHECK(parse_target("http://127.3.2.1", true)->loopback());
+  CHECK_FALSE(parse_target("http://192.0.2.1", true)->loopback());
+  for (const auto* bad : {"", "ftp://a", "http://", "http://a:0", "http://a:65536", "http://a:", "http://a/b", "http://u@a", "http://[::1", "http://[x]", "http://a b"})
+    CHECK_FALSE(parse_target(bad, true));
+}
+
+TEST_CASE("a target is dialled at once, and after failures with delays that double up to ten seconds") {
+  target_table table;
+  table.attach(set_of(1), 1'000);
+  auto due = table.due(1'000);
+  REQUIRE(due.size() == 1);
+  CHECK(table.due(1'000).empty());
+  CHECK(table.dialled(due[0], "refused", true, 1'000));
+  std::int64_t now = 1'000;
+  for (const std::int64_t wait : {200, 400, 800, 1'600, 3'200, 6'400, 10'000, 10'000}) {
+    CHECK(*table.deadline() - now == wait);
+    CHECK(table.due(*table.deadline() - 1).empty());
+    now = *table.deadline();
+    REQUIRE(table.due(now).size() == 1);
+    CHECK_FALSE(table.dialled(due[0], "refused", true, now));
+  }
+  now = *table.deadline();
+  REQUIRE(table.due(now).size() == 1);
+  CHECK(table.dialled(due[0], "", true, now));
+  CHECK_FALSE(table.deadline());
+  CHECK(table.take_changed().at(0).state() == "Reachable");
+  CHECK(table.dialled(due[0], "refused", false, now));
+  CHECK(*table.deadline() - now == 200);
+  table.attach({}, now);
+  CHECK_FALSE(table.deadline());
+  CHECK(table.states().empty());
+}
