@@ -36,6 +36,11 @@ struct load_partition {
   partition_id partition = 0;
   epoch_t epoch = 0;
 };
+/// What this request id was answered before: save_replayed; save_refused: it stood for another content;
+/// `saved` without rows: it is new.
+struct find_answer {
+  answered_request request;
+};
 /// The tunnels of a project that name this connector.
 struct load_naming {
   std::string project, connector;
@@ -178,6 +183,7 @@ WARREN_LOCAL_MESSAGE(warren::save_request)
 WARREN_LOCAL_MESSAGE(warren::save_result)
 WARREN_LOCAL_MESSAGE(warren::load_entity)
 WARREN_LOCAL_MESSAGE(warren::load_partition)
+WARREN_LOCAL_MESSAGE(warren::find_answer)
 WARREN_LOCAL_MESSAGE(warren::load_naming)
 WARREN_LOCAL_MESSAGE(warren::adopt_rivals)
 WARREN_LOCAL_MESSAGE(warren::loaded)
@@ -233,6 +239,8 @@ using store_actor = caf::typed_actor<
     caf::replies_to<load_entity>::with<loaded>,
     /// What a starting partition has to activate.
     caf::replies_to<load_partition>::with<loaded>,
+    /// Whether a request id has been answered.
+    caf::replies_to<find_answer>::with<save_result>,
     /// Tunnels to wake when a connector appears.
     caf::replies_to<load_naming>::with<loaded>,
     /// Rows that rivals touched.

@@ -73,13 +73,45 @@ v1::Reply failure(errc code, std::string message) {
   return r;
 }
 
+/// An entity refuses by its present state; a request that was carried out before gets its first answer.
+bool may_be_a_repetition(const v1::Reply& r) {
+  const auto code = errc_from(r.code()).value_or(errc::internal);
+  return code == errc::already_exists || code == errc::not_found || code == errc::aborted ||
+         code == errc::failed_precondition;
+}
+
+void answer_unless_repeated(self_ptr self, const answered_request& request, const std::string& reply_to,
+                            v1::Reply refusal) {
+  self->request(self->state.ctx.entity.store, caf::infinite, find_answer{request})
+      .then(
+          [self, reply_to, refusal](const save_result& found) {
+            v1::Reply reply = refusal;
+            if (const auto* first = std::get_if<save_replayed>(&found)) reply = first->reply;
+            if (const auto* other = std::get_if<save_refused>(&found)) {
+              reply = failure(other->code, other->message);
+              reply.set_field(other->field);
+            }
+            if (const auto* away = std::get_if<save_unavailable>(&found))
+              reply = failure(errc::unavailable, away->message);
+            answer(self, reply_to, reply);
+          },
+          [self, reply_to, refusal](const caf::error&) { answer(self, reply_to, refusal); });
+}
+
 template <class Handle> void ask(self_ptr self, const Handle& entity, v1::Command command, std::string reply_to) {
+  const answered_request request{command.project(), command.caller().method(), command.caller().request_id(),
+                                 command.caller().digest()};
   self->request(entity, caf::infinite, std::move(command))
-      .then([self, reply_to](const v1::Reply& r) { answer(self, reply_to, r); },
-            [self, reply_to](const caf::error&) {
-              // The entity was let go or has failed between two messages: the caller tries again.
-              answer(self, reply_to, failure(errc::not_owner, "try again"));
-            });
+      .then(
+          [self, reply_to, request](const v1::Reply& r) {
+            if (!request.request_id.empty() && may_be_a_repetition(r))
+              return answer_unless_repeated(self, request, reply_to, r);
+            answer(self, reply_to, r);
+          },
+          [self, reply_to](const caf::error&) {
+            // The entity was let go or has failed between two messages: the caller tries again.
+            answer(self, reply_to, failure(errc::not_owner, "try again"));
+          });
 }
 
 /// The name that a tunnel's or a connector's command is about.

@@ -38,6 +38,11 @@ store_actor::behavior_type store_behavior(store_actor::pointer self, std::shared
         s->load(r, std::move(then));
         return typed;
       },
+      [self, s](find_answer& r) {
+        auto [typed, then] = promise<save_result>(self);
+        s->find(std::move(r), std::move(then));
+        return typed;
+      },
       [self, s](load_naming& r) {
         auto [typed, then] = promise<loaded>(self);
         s->load(std::move(r), std::move(then));

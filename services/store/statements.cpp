@@ -91,6 +91,9 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       SELECT a.project, a.method, a.request_id, a.digest, encode(a.response, 'hex')
       FROM jsonb_to_recordset($1::jsonb) AS k(project text, method text, request_id text)
       JOIN admin_request a ON a.project = k.project AND a.method = k.method AND a.request_id = k.request_id)");
+    out.emplace_back("find_answer", R"(
+      SELECT digest, encode(response, 'hex') FROM admin_request
+      WHERE project = $1 AND method = $2 AND request_id = $3)");
     out.emplace_back("find_public_keys", R"(
       SELECT t.public_key, concat_ws('/', t.project, t.name)
       FROM jsonb_array_elements_text($1::jsonb) AS k(public_key)

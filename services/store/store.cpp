@@ -11,6 +11,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include "actors/core/protocol.hpp"
 #include "services/store/lane.hpp"
 #include "services/store/rows.hpp"
 #include "services/store/session.hpp"
@@ -438,6 +439,31 @@ void store::adopt(adopt_rivals what, std::function<void(loaded)> then) {
 
 void store::fetch(fetch_changes what, std::function<void(changes)> then) {
   impl_->read(owned(std::move(then)), [what](session& s) { return impl::read_changes(s, what); });
+}
+
+void store::find(find_answer what, std::function<void(save_result)> then) {
+  struct found {
+    std::string error;
+    save_result answer = saved{};
+  };
+  std::function<void(found)> unpack = [then = std::move(then)](found f) {
+    then(f.error.empty() ? std::move(f.answer) : save_result{save_unavailable{f.error}});
+  };
+  impl_->read(owned(std::move(unpack)), [what = std::move(what)](session& s) {
+    found f;
+    snapshot tx{s.conn};
+    const auto& r = what.request;
+    for (const auto& row : tx.exec_prepared("find_answer", r.project, r.method, r.request_id)) {
+      save_replayed replayed;
+      if (row[0].as<std::string>() != r.digest)
+        f.answer = save_refused{errc::invalid, "request_id", "this request id was used for a request with another content"};
+      else if (!replayed.reply.ParseFromString(protocol::unhex(row[1].as<std::string>()).value_or("\xff")))
+        f.answer = save_refused{errc::internal, "request_id", "the stored answer cannot be read"};
+      else
+        f.answer = std::move(replayed);
+    }
+    return f;
+  });
 }
 
 void store::list_audit(std::string project, std::int64_t before_id, int limit,

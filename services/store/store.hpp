@@ -57,6 +57,7 @@ public:
   void save(save_request request, std::function<void(save_result)> then);
   void load(load_entity what, std::function<void(loaded)> then);
   void load(load_partition what, std::function<void(loaded)> then);
+  void find(find_answer what, std::function<void(save_result)> then);
   void load(load_naming what, std::function<void(loaded)> then);
   void adopt(adopt_rivals what, std::function<void(loaded)> then);
   void fetch(fetch_changes what, std::function<void(changes)> then);

@@ -26,6 +26,7 @@ store_actor::behavior_type scripted(store_actor::pointer self, scripted_store* s
       [](const load_entity&) { return loaded{}; },
       [](const load_partition&) { return loaded{}; },
       // Stands for "answer what you hold": promises are kept by the actor that made them.
+      [](const find_answer&) -> save_result { return saved{}; },
       [s](const load_naming&) {
         s->hold = false;
         for (auto& [f, promise] : std::exchange(s->held, {})) promise.deliver(s->answer(f));

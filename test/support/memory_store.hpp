@@ -192,6 +192,13 @@ public:
           out.rows.push_back(r);
     return out;
   }
+  save_result find(const find_answer& q) const {
+    const auto id = q.request.project + "/" + q.request.method + "/" + q.request.request_id;
+    if (away) return save_unavailable{"the database is away"};
+    if (!requests.contains(id)) return saved{};
+    if (digests.at(id) != q.request.digest) return save_refused{errc::invalid, "request_id", "another content"};
+    return save_replayed{requests.at(id)};
+  }
   loaded load(const load_naming& q) const {
     loaded out;
     for (const auto& [k, r] : rows) {
@@ -212,6 +219,7 @@ inline store_actor::behavior_type memory_store_actor(store_actor::pointer, memor
       [s](const save_request& q) { return s->save(q); },
       [s](const load_entity& q) { return s->load(q); },
       [s](const load_partition& q) { return s->load_all(q.partition); },
+      [s](const find_answer& q) { return s->find(q); },
       [s](const load_naming& q) { return s->load(q); },
       [](const adopt_rivals&) { return loaded{}; },
       [](const fetch_changes&) { return changes{}; },
