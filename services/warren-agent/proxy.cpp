@@ -43,8 +43,9 @@ struct tunnel_id {
 
 template <class Number>
 bool read_number(std::string_view text, Number& out) {
+  if (text.starts_with('-')) return false;  // "-0" is no index
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-  return !text.empty() && error == std::errc{} && end == text.data() + text.size() && out >= 0;
+  return !text.empty() && error == std::errc{} && end == text.data() + text.size();
 }
 
 /// `<project>/<tunnel uid>/<rule>/<generation>`
