@@ -63,6 +63,7 @@ void take_next(self_ptr self);
 /// What the database says after one of our statements.
 void learn(self_ptr self, const placement_view& view) {
   auto& s = self->state;
+  if (s.ctx.on_view) s.ctx.on_view(view);
   if (view.incarnation != s.incarnation) {
     stop_all(self, "the database is another incarnation");
     s.incarnation = view.incarnation;
@@ -152,7 +153,6 @@ void renew(self_ptr self) {
             st.lease_until_ms = sent + st.ctx.lease.count();
             const bool first = !st.held;
             st.held = true;
-            if (st.ctx.on_view) st.ctx.on_view(view);
             learn(self, view);
             act(self, view);
             if (first) changed(self);

@@ -51,7 +51,7 @@ struct placement_context {
   millis lease{3000};        ///< of the instance; renewed three times as often
   /// Called on the placement actor's thread whenever ownership or the lease changes.
   std::function<void(const owned_partitions&)> on_change;
-  /// Called with all that the database says about instances and partitions, at each renewal.
+  /// Called with all that the database says about instances and partitions, after each of our statements.
   std::function<void(const placement_view&)> on_view;
 };
 

@@ -10,6 +10,8 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
 #include <google/protobuf/util/json_util.h>
 #include <grpcpp/grpcpp.h>
 
@@ -387,15 +389,20 @@ api::Connector connector_from(const options& o, google::protobuf::FieldMask* mas
 std::string public_key(const options& o) {
   if (o.public_key.empty() == o.key_file.empty()) throw usage{"exactly one of --public-key and --key-file is needed"};
   if (!o.public_key.empty()) return o.public_key;
-  // The agent's key file is JSON with the public key in it, or the key's hex digits alone.
+  // PEM, as the agent keeps it; only its public half leaves this function.
   const auto text = read_file(o.key_file);
-  const auto at = text.find("\"public_key\"");
-  const auto from = text.find_first_of("0123456789abcdefABCDEF", at == std::string::npos ? 0 : text.find(':', at));
-  if (from == std::string::npos) throw usage{o.key_file + " holds no public key"};
-  auto key = text.substr(from, text.find_first_not_of("0123456789abcdefABCDEF", from) - from);
-  if (key.size() != 64 || (at == std::string::npos && text.find('{') != std::string::npos))
-    throw usage{o.key_file + " holds no public key: 64 hex digits"};
-  return key;
+  const std::unique_ptr<BIO, decltype(&BIO_free)> bio{BIO_new_mem_buf(text.data(), static_cast<int>(text.size())), BIO_free};
+  EVP_PKEY* read = bio ? PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr) : nullptr;
+  if (read == nullptr && bio && BIO_reset(bio.get()) == 1) read = PEM_read_bio_PUBKEY(bio.get(), nullptr, nullptr, nullptr);
+  const std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key{read, EVP_PKEY_free};
+  std::array<unsigned char, 32> raw{};
+  auto size = raw.size();
+  if (!key || EVP_PKEY_base_id(key.get()) != EVP_PKEY_ED25519 ||
+      EVP_PKEY_get_raw_public_key(key.get(), raw.data(), &size) != 1)
+    throw usage{o.key_file + " is no Ed25519 key in PEM (warren-agent keygen makes one)"};
+  std::string hex;
+  for (const auto byte : raw) hex += fmt::format("{:02x}", byte);
+  return hex;
 }
 void create_connector(session& s) {
   api::CreateConnectorRequest q;
