@@ -104,6 +104,7 @@ std::optional<std::string> canonical_address(std::string_view address) {
     return std::nullopt;
 
   const auto host = address.substr(0, colon);
+  if (host.find('\0') != std::string_view::npos) return std::nullopt;  // inet_pton would stop there
   std::array<char, INET6_ADDRSTRLEN> text{};
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
     in6_addr ip{};

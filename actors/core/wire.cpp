@@ -3,6 +3,9 @@
 
 #include <climits>
 
+#include <google/protobuf/stubs/logging.h>
+
+#include "actors/core/error.hpp"
 #include "actors/core/limits.hpp"
 #include "actors/core/protocol.hpp"
 
@@ -19,6 +22,10 @@ constexpr std::size_t digest_chars = 32;     // 16 bytes in hex
 constexpr std::size_t uid_bytes_max = 64;    // a UUID has 36
 constexpr std::size_t word_bytes_max = 64;   // an enumerated word that is not known here
 constexpr int addresses_read_max = 256;      // more than may be stored, so that "too many" can be shown
+constexpr std::size_t connector_path_bytes_max = 2 * limits::label_chars_max + 1;  // project/name
+constexpr std::size_t refusal_bytes_max = 4096;   // a gateway's own words, shown to the operator
+constexpr std::size_t node_bytes_max = 256;       // what an Envoy says of itself, shown only
+constexpr std::size_t caller_bytes_max = 256;     // the edge lets 128 through; an address is shorter
 constexpr int targets_max = 4096;            // what fits into agent_message_bytes_max anyway
 constexpr std::size_t set_bytes_max = limits::bus_message_bytes_max;
 
@@ -31,6 +38,8 @@ parsed<T> read(std::string_view bytes, std::size_t bytes_max) {
   static_assert(limits::bus_message_bytes_max < INT_MAX);
   if (bytes.size() > bytes_max)
     return {std::nullopt, {"oversized", {}, std::to_string(bytes.size()) + " bytes, more than " + std::to_string(bytes_max)}};
+  // The library writes a line to stderr for each string that is no UTF-8: a stranger must not fill the log.
+  [[maybe_unused]] static const auto quiet = google::protobuf::SetLogHandler(nullptr);
   parsed<T> out{T{}, {}};
   if (!out.value->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
     return {std::nullopt, {"garbage", {}, "is not a " + std::string{T::descriptor()->name()}}};
@@ -120,19 +129,22 @@ problem judge_hello(bus::v1::HelloRequest& hello) {
   return first_of(exactly(hello.challenge(), challenge_bytes, "challenge"),
                   exactly(hello.signature(), signature_bytes, "signature"),
                   word(hello.agent_version(), limits::agent_version_bytes_max, "agent_version"),
-                  judge_addressing(hello.addressing()),
+                  judge_addressing(hello.addressing()), not_negative(hello.sent_at_ms(), "sent_at_ms"),
                   not_negative(hello.attached_generation(), "attached_generation"),
                   word(hello.connector_uid(), uid_bytes_max, "connector_uid"));
 }
 
 problem judge_heartbeat(bus::v1::Heartbeat& beat) {
   return first_of(judge_session(beat), not_negative(beat.sequence(), "sequence"),
+                  not_negative(beat.sent_at_ms(), "sent_at_ms"),
                   not_negative(beat.attached_generation(), "attached_generation"),
                   hex_of(beat.digest(), digest_chars, "digest"));
 }
 
 problem judge_event(bus::v1::AgentEvent& event) {
-  if (auto found = first_of(judge_session(event), not_negative(event.sequence(), "sequence"))) return found;
+  if (auto found = first_of(judge_session(event), not_negative(event.sequence(), "sequence"),
+                            not_negative(event.sent_at_ms(), "sent_at_ms")))
+    return found;
   switch (event.event_case()) {
     case bus::v1::AgentEvent::kBye: return {};
     case bus::v1::AgentEvent::kReport: return judge_report(*event.mutable_report());
@@ -173,7 +185,9 @@ problem judge_hello_reply(bus::v1::HelloReply& reply) {
   if (auto found = first_of(word(reply.error(), word_bytes_max, "error"), not_negative(reply.session(), "session"),
                             not_negative(reply.retry_after_ms(), "retry_after_ms"),
                             not_negative(reply.heartbeat_interval_ms(), "heartbeat_interval_ms"),
+                            not_negative(reply.lease_duration_ms(), "lease_duration_ms"),
                             word(reply.connector_uid(), uid_bytes_max, "connector_uid"),
+                            not_negative(reply.attachments().generation(), "attachments.generation"),
                             judge_attachments(reply.attachments().attachments())))
     return found;
   if (!reply.challenge().empty()) return exactly(reply.challenge(), challenge_bytes, "challenge");
@@ -182,15 +196,24 @@ problem judge_hello_reply(bus::v1::HelloReply& reply) {
 }
 
 problem judge_agent_command(bus::v1::AgentCommand& command) {
-  if (auto found = first_of(not_negative(command.session(), "session"), not_negative(command.command_id(), "command_id")))
+  if (auto found = first_of(not_negative(command.incarnation(), "incarnation"), not_negative(command.epoch(), "epoch"),
+                            not_negative(command.session(), "session"), not_negative(command.command_id(), "command_id")))
     return found;
   switch (command.command_case()) {
-    case bus::v1::AgentCommand::kAttach: return judge_attachments(command.attach().attachments());
-    case bus::v1::AgentCommand::kSet: return judge_attachments(command.set().attachments());
+    case bus::v1::AgentCommand::kAttach:
+      return first_of(not_negative(command.attach().from_generation(), "attach.from_generation"),
+                      not_negative(command.attach().generation(), "attach.generation"),
+                      judge_attachments(command.attach().attachments()));
+    case bus::v1::AgentCommand::kSet:
+      return first_of(not_negative(command.set().generation(), "set.generation"),
+                      judge_attachments(command.set().attachments()));
     case bus::v1::AgentCommand::kDetach:
       for (const auto& tunnel : command.detach().tunnels())
-        if (auto found = word(tunnel.tunnel_uid(), uid_bytes_max, "detach.tunnels.tunnel_uid")) return found;
-      return {};
+        if (auto found = first_of(word(tunnel.tunnel_uid(), uid_bytes_max, "detach.tunnels.tunnel_uid"),
+                                  not_negative(tunnel.tunnel_generation(), "detach.tunnels.tunnel_generation")))
+          return found;
+      return first_of(not_negative(command.detach().from_generation(), "detach.from_generation"),
+                      not_negative(command.detach().generation(), "detach.generation"));
     case bus::v1::AgentCommand::kInterval:
       return not_negative(command.interval().heartbeat_interval_ms(), "interval.heartbeat_interval_ms");
     case bus::v1::AgentCommand::kSuperseded:
@@ -217,22 +240,41 @@ problem judge_gateway_ack(bus::v1::GatewayAck& ack) {
   if (!protocol::is_label(ack.gateway())) return field_error("gateway", "is no label");
   if (ack.state() != "connecting" && ack.state() != "caught_up" && ack.state() != "stalled" && ack.state() != "gone")
     return field_error("state", "is none of connecting, caught_up, stalled, gone");
-  return first_of(not_negative(ack.partition(), "partition"), not_negative(ack.stream(), "stream"),
+  for (auto& refusal : *ack.mutable_refused()) {
+    if (auto found = first_of(word(refusal.tunnel_uid(), uid_bytes_max, "refused.tunnel_uid"),
+                              word(refusal.connector(), connector_path_bytes_max, "refused.connector"),
+                              not_negative(refusal.revision(), "refused.revision")))
+      return found;
+    refusal.set_message(clean_text(refusal.message(), refusal_bytes_max));
+  }
+  for (auto* text : {ack.mutable_node_id(), ack.mutable_node_cluster(), ack.mutable_node_locality()})
+    *text = clean_text(*text, node_bytes_max);
+  return first_of(not_negative(ack.incarnation(), "incarnation"), not_negative(ack.instance(), "instance"),
+                  not_negative(ack.partition(), "partition"), not_negative(ack.stream(), "stream"),
                   not_negative(ack.acknowledged(), "acknowledged"), word(ack.class_(), limits::label_chars_max, "class"));
 }
 
 problem judge_lease_notice(bus::v1::LeaseNotice& notice) {
   if (notice.what() != "released" && notice.what() != "leaving" && notice.what() != "alive")
     return field_error("what", "is none of released, leaving, alive");
-  return not_negative(notice.partition(), "partition");
+  return first_of(not_negative(notice.instance(), "instance"), not_negative(notice.partition(), "partition"));
 }
 
 problem judge_api_command(core::v1::Command& command) {
   if (!command.project().empty() && !protocol::is_label(command.project())) return field_error("project", "is no label");
   if (command.command_case() == core::v1::Command::COMMAND_NOT_SET) return field_error("command", "is none that is known");
-  return first_of(word(command.caller().request_id(), limits::request_id_bytes_max, "caller.request_id"),
+  return first_of(not_negative(command.deadline_ms(), "deadline_ms"),
+                  word(command.caller().principal(), caller_bytes_max, "caller.principal"),
+                  word(command.caller().remote(), caller_bytes_max, "caller.remote"),
+                  word(command.caller().request_id(), limits::request_id_bytes_max, "caller.request_id"),
                   word(command.caller().method(), word_bytes_max, "caller.method"),
                   word(command.caller().digest(), word_bytes_max, "caller.digest"));
+}
+
+problem judge_api_reply(core::v1::Reply& reply) {
+  if (!errc_from(reply.code())) return field_error("code", "is none that is known");
+  return first_of(not_negative(reply.retry_after_ms(), "retry_after_ms"), not_negative(reply.partition(), "partition"),
+                  not_negative(reply.revision(), "revision"));
 }
 
 }  // namespace
@@ -268,7 +310,7 @@ parsed<core::v1::Command> parse_api_command(std::string_view bytes) {
   return judged(read<core::v1::Command>(bytes, limits::api_request_bytes_max), judge_api_command);
 }
 parsed<core::v1::Reply> parse_api_reply(std::string_view bytes) {
-  return read<core::v1::Reply>(bytes, limits::bus_message_bytes_max);
+  return judged(read<core::v1::Reply>(bytes, limits::bus_message_bytes_max), judge_api_reply);
 }
 
 std::string clean_text(std::string_view text, std::size_t bytes_max) {
