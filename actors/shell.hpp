@@ -74,6 +74,16 @@ inline void reply_to(auto& state, std::uint64_t ticket, v1::Reply reply) {
   state.askers.erase(asker);
 }
 
+/// An answer that was decided without the save; the others are filled in from what was written.
+inline bool decided(const v1::Reply& reply) { return !reply.code().empty() || reply.has_row(); }
+
+/// The save did not happen: what was decided without it is said all the same, or nobody would say it.
+inline void answer_decided(auto& state, std::vector<answer>& replies) {
+  for (auto& a : replies)
+    if (decided(a.reply)) reply_to(state, a.ticket, std::move(a.reply));
+  std::erase_if(replies, [&](const answer& a) { return !state.askers.contains(a.ticket); });
+}
+
 template <class Self> void answer_all(Self* self, errc code, const std::string& message) {
   for (auto& [ticket, promise] : self->state.askers) {
     v1::Reply reply;
@@ -125,8 +135,8 @@ void finish(Self* self, typename Traits::transition t, const saved* written) {
   Traits::carried_out(self);
   arm(self, t.wake_at_ms);
   for (auto& a : t.replies) {
-    if (written != nullptr) {
-      if (!written->rows.empty() && !a.reply.has_row()) *a.reply.mutable_row() = written->rows.front();
+    if (written != nullptr && !decided(a.reply)) {
+      if (!written->rows.empty()) *a.reply.mutable_row() = written->rows.front();
       a.reply.set_partition(s.ctx.id);
       a.reply.set_revision(written->revision);
     }
@@ -180,7 +190,10 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
             if (auto* done = std::get_if<saved>(&result)) {
               Traits::adopt(t.next, *done);
               finish<Traits>(self, std::move(t), done);
-            } else if (std::holds_alternative<save_conflict>(result)) {
+              return;
+            }
+            answer_decided(st, t.replies);
+            if (std::holds_alternative<save_conflict>(result)) {
               st.machine = std::move(t.kept);
               reload<Traits>(self, true, false);
             } else if (std::holds_alternative<save_lost>(result)) {
