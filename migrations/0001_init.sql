@@ -193,6 +193,7 @@ CREATE TABLE tunnel (
   enabled               boolean NOT NULL DEFAULT true,
   gateway_class         text NOT NULL DEFAULT 'default',
   previous_generation   bigint NOT NULL DEFAULT 0,
+  retiring              text[] NOT NULL DEFAULT '{}',
   previous_rules        jsonb NOT NULL DEFAULT '[]'
                         CONSTRAINT tunnel_previous_rules CHECK (jsonb_typeof(previous_rules) = 'array'),
   programmed_generation bigint NOT NULL DEFAULT 0,
@@ -205,7 +206,7 @@ CREATE TABLE tunnel (
   PRIMARY KEY (project, name)
 );
 CREATE INDEX tunnel_owes ON tunnel (partition)
-  WHERE delete_time IS NOT NULL OR programmed_generation < generation OR previous_generation <> 0
+  WHERE delete_time IS NOT NULL OR programmed_generation < generation OR previous_generation <> 0 OR retiring <> '{}'
      OR observed_generation < generation;
 
 -- "project/connector" of every rule: who has to be told when a connector appears.

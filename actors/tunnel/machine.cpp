@@ -47,9 +47,9 @@ void put_spec(v1::TunnelRow& row, const v1::TunnelSpec& spec) {
   row.set_gateway_class(spec.gateway_class());
 }
 
-/// Every connector that the current or the previous rules name.
+/// Every connector whose agent may hold something of this tunnel.
 std::set<std::string> connectors_of(const v1::TunnelRow& row) {
-  std::set<std::string> names;
+  std::set<std::string> names{row.retiring().begin(), row.retiring().end()};
   for (const auto& r : row.rules()) names.insert(r.connector());
   for (const auto& r : row.previous_rules()) names.insert(r.connector());
   return names;
@@ -71,6 +71,14 @@ claim_change claims_between(const v1::TunnelRow& row, const v1::TunnelRow& befor
   return c;
 }
 
+/// The connectors of a generation that is being replaced have to let go of it in the end, also when nobody
+/// ever got to see it.
+void retire(v1::TunnelRow& row, const v1::TunnelRow& replaced) {
+  std::set<std::string> names{row.retiring().begin(), row.retiring().end()};
+  for (const auto& r : replaced.rules())
+    if (names.insert(r.connector()).second) row.add_retiring(r.connector());
+}
+
 /// A new generation: not yet observed by gateways, and what was live stays routed until agents hold it.
 void begin_generation(v1::TunnelRow& row, const v1::TunnelRow& before, std::int64_t wall_ms) {
   row.set_generation(before.generation() + 1);
@@ -78,6 +86,7 @@ void begin_generation(v1::TunnelRow& row, const v1::TunnelRow& before, std::int6
     row.set_previous_generation(before.generation());
     *row.mutable_previous_rules() = before.rules();
   }
+  retire(row, before);
   set_condition(*row.mutable_conditions(), "Programmed", status_unknown, "Pending",
                 "waiting for gateways", row.generation(), wall_ms);
 }
@@ -278,10 +287,10 @@ void owe_attachments(transition& t, moment now) {
 }
 
 /// Tells connectors to let go of generations below `below` (0: all). Returns whether all have.
-bool owe_detachments(transition& t, std::int64_t below, moment now) {
+bool owe_detachments(transition& t, const std::set<std::string>& names, std::int64_t below, moment now) {
   state& s = t.next;
   bool all = true;
-  for (const auto& name : connectors_of(s.row())) {
+  for (const auto& name : names) {
     auto& c = (*s.mutable_connectors())[name];
     if (c.detached() || (c.heard() && c.state().unknown())) continue;
     all = false;
@@ -422,14 +431,17 @@ void decide_programmed(transition& t, moment now) {
   save_with(t, std::move(save), std::move(after));
 }
 
-/// Once the new generation runs everywhere, agents let go of the one before it.
+/// Once the new generation runs everywhere, agents let go of those before it.
 void retire_previous(transition& t, moment now) {
-  if (t.save || t.next.row().previous_generation() == 0) return;
-  if (t.next.row().programmed_generation() != t.next.row().generation()) return;
-  if (!owe_detachments(t, t.next.row().generation(), now)) return;
+  const auto& row = t.next.row();
+  if (t.save || row.programmed_generation() != row.generation()) return;
+  if (row.previous_generation() == 0 && row.retiring().empty()) return;
+  const std::set<std::string> names{row.retiring().begin(), row.retiring().end()};
+  if (!owe_detachments(t, names, row.generation(), now)) return;
   state after = t.next;
   after.mutable_row()->set_previous_generation(0);
   after.mutable_row()->clear_previous_rules();
+  after.mutable_row()->clear_retiring();
   for (auto& [name, c] : *after.mutable_connectors()) {
     c.set_detached(false);
     c.set_detach_told_at_ms(0);
@@ -468,7 +480,7 @@ void delete_on(transition& t, moment now) {
     s.set_detach_since_ms(std::max<std::int64_t>(now.steady_ms, 1));
   }
   const auto deadline = s.detach_since_ms() + ms(limits::deletion_agent_wait);
-  if (!owe_detachments(t, 0, now) && now.steady_ms < deadline) {
+  if (!owe_detachments(t, connectors_of(s.row()), 0, now) && now.steady_ms < deadline) {
     want_wake(t, deadline);
     return;
   }
@@ -561,10 +573,12 @@ bool unjudged(const state& s) {
 void adopt_rival(transition& t, moment now) {
   state after = t.next;
   auto& row = *after.mutable_row();
-  if (after.has_adopted_from() && row.previous_generation() == 0) {
+  if (after.has_adopted_from() && row.previous_generation() == 0 &&
+      after.adopted_from().programmed_generation() == after.adopted_from().generation()) {
     row.set_previous_generation(after.adopted_from().generation());
     *row.mutable_previous_rules() = after.adopted_from().rules();
   }
+  if (after.has_adopted_from()) retire(row, after.adopted_from());
   after.clear_adopted_from();
   after.clear_claim_refused();
   forget_told(after);
@@ -614,8 +628,7 @@ void hear_reloaded(state& s, const event& e, moment now) {
   // A row that a rival only touched stays as it is; of one whose spec it changed, what was live stays routed.
   const bool same = had && r.has_row() && before.uid() == s.row().uid();
   if (!same) s.clear_adopted_from();
-  else if (before.generation() < s.row().generation() && before.programmed_generation() == before.generation() &&
-           !s.has_adopted_from())
+  else if (before.generation() < s.row().generation() && !s.has_adopted_from())
     *s.mutable_adopted_from() = before;
 }
 

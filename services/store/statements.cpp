@@ -163,11 +163,11 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
              OR t.delete_time IS NOT NULL))");
     out.emplace_back("tunnels_that_owe", R"(
       SELECT to_jsonb(t) FROM tunnel t WHERE partition = $1
-        AND (delete_time IS NOT NULL OR programmed_generation < generation OR previous_generation <> 0
+        AND (delete_time IS NOT NULL OR programmed_generation < generation OR previous_generation <> 0 OR retiring <> '{}'
              OR observed_generation < generation))");
     out.emplace_back("claims_of_tunnels_that_owe", R"(
       SELECT to_jsonb(c) FROM tunnel t JOIN hostname_claim c ON c.tunnel_uid = t.uid WHERE t.partition = $1
-        AND (t.delete_time IS NOT NULL OR t.programmed_generation < t.generation OR t.previous_generation <> 0
+        AND (t.delete_time IS NOT NULL OR t.programmed_generation < t.generation OR t.previous_generation <> 0 OR t.retiring <> '{}'
              OR t.observed_generation < t.generation))");
     out.emplace_back("tunnels_naming", R"(
       SELECT to_jsonb(t) FROM tunnel t
