@@ -2,6 +2,7 @@
 #include "actors/partition/actor.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include <spdlog/spdlog.h>
 
@@ -15,6 +16,9 @@ namespace {
 using self_ptr = partition_actor::stateful_pointer<actor_state>;
 using key = actor_state::key;
 
+constexpr auto drops_said_every = 1s;
+constexpr std::size_t drop_subject_bytes_max = 256;  // the longest of ours has 160
+
 std::int64_t steady_ms(self_ptr self) {
   return std::chrono::duration_cast<millis>(self->clock().now().time_since_epoch()).count();
 }
@@ -24,6 +28,21 @@ bool reserved(self_ptr self) { return self->state.ctx.entity.id == self->state.c
 /// A project that lives in another partition must never be activated here: two owners would write it.
 bool ours(self_ptr self, const std::string& project) {
   return partition_of(project, self->state.ctx.partitions) == self->state.ctx.entity.id;
+}
+
+/// Counts what is dropped, and says so at most once a second: whoever can reach the bus must not fill the log.
+void drop(self_ptr self, const std::string& subject, const wire::bad_message& why) {
+  auto& s = self->state;
+  s.ctx.entity.count->add("warren_bus_dropped_total", why.reason);
+  const auto now = steady_ms(self);
+  if (s.drop_said_ms != 0 && now < s.drop_said_ms + drops_said_every / 1ms) {
+    ++s.drops_unsaid;
+    return;
+  }
+  spdlog::warn("partition {}: dropped a message on {}: {} {} {}; {} more since the last line", s.ctx.entity.id,
+               wire::clean_text(subject, drop_subject_bytes_max), why.reason, why.field, why.message,
+               std::exchange(s.drops_unsaid, 0));
+  s.drop_said_ms = now;
 }
 
 entity_context context_for_entity(self_ptr self) {
@@ -137,7 +156,7 @@ void dispatch(self_ptr self, const bus_message& m) {
   auto command = wire::parse_api_command(m.payload);
   auto* count = self->state.ctx.entity.count;
   if (!command) {
-    count->add("warren_bus_dropped_total", command.error.reason);
+    drop(self, m.subject, command.error);
     auto r = failure(errc::invalid, command.error.message);
     r.set_field(command.error.field);
     return answer(self, m.reply_to, r);
@@ -150,6 +169,11 @@ void dispatch(self_ptr self, const bus_message& m) {
     const auto [kind, name] = registry::target_of(*command);
     if (kind.empty() || !command->project().empty())
       return answer(self, m.reply_to, failure(errc::not_owner, "another partition's"));
+    if (!protocol::is_label(name)) {
+      auto r = failure(errc::invalid, "the name is a DNS-1123 label");
+      r.set_field("name");
+      return answer(self, m.reply_to, r);
+    }
     return ask(self, find_registered(self, kind, name), *command, m.reply_to);
   }
   const auto* name = name_of(*command);
@@ -250,6 +274,26 @@ void load(self_ptr self) {
           [self](const caf::error&) { self->quit(caf::exit_reason::unhandled_exception); });
 }
 
+/// The tunnels that name a connector which exists (again). Asked for until the database answers: nobody else
+/// would tell them.
+void wake_naming(self_ptr self, const connector_appeared& c) {
+  self->request(self->state.ctx.entity.store, caf::infinite, load_naming{c.project, c.name})
+      .then(
+          [self, c](const loaded& answer) {
+            if (!answer.error.empty()) {
+              self->delayed_send(self, limits::repeat_after, c);
+              return;
+            }
+            for (const auto& row : answer.rows) {
+              if (!row.has_tunnel()) continue;
+              v1::ConnectorAppeared message;
+              message.set_connector(c.name);
+              self->send(find_tunnel(self, row.tunnel().project(), row.tunnel().name()), message);
+            }
+          },
+          [](const caf::error&) {});
+}
+
 template <class Handle> void look_again(self_ptr self, const Handle& entity) {
   v1::Reloaded go_and_look;
   go_and_look.set_rival(true);
@@ -262,6 +306,10 @@ void adopt(self_ptr self) {
       .then(
           [self](loaded& answer) {
             if (answer.lost) return self->quit();
+            if (!answer.error.empty()) {  // nobody says it a second time
+              self->delayed_send(self, limits::repeat_after, adopt_rivals{});
+              return;
+            }
             std::set<key> tunnels, connectors;
             for (const auto& row : answer.rows) {
               if (row.has_tunnel()) tunnels.insert({row.tunnel().project(), row.tunnel().name()});
@@ -290,12 +338,11 @@ void adopt(self_ptr self) {
 }
 
 void agent_said(self_ptr self, const bus_message& m, const bus::parsed_subject& subject) {
-  auto& e = self->state.ctx.entity;
   const std::string project{subject.project}, name{subject.name};
   if (m.payload.size() > limits::agent_message_bytes_max)
-    return e.count->add("warren_bus_dropped_total", "oversized");
-  if (!ours(self, project) || subject.kind != bus::kind_connector)
-    return e.count->add("warren_bus_dropped_total", "foreign");
+    return drop(self, m.subject, {"oversized", {}, std::to_string(m.payload.size()) + " bytes"});
+  if (reserved(self) || !ours(self, project) || subject.kind != bus::kind_connector)
+    return drop(self, m.subject, {"foreign", {}, "not of this partition"});
   auto kind = agent_message::what::heartbeat;
   if (subject.room == bus::subject_room::hello) kind = agent_message::what::hello;
   if (subject.room == bus::subject_room::event) kind = agent_message::what::event;
@@ -321,13 +368,15 @@ void tick(self_ptr self) {
   self->delayed_send(self, 1s, wake_up{0});
 }
 
-template <class Map> bool erase_handle(Map& map, const caf::actor_addr& source) {
+/// Whose handle it was; nullopt: none of these.
+template <class Map> std::optional<key> erase_handle(Map& map, const caf::actor_addr& source) {
   for (auto it = map.begin(); it != map.end(); ++it)
     if (it->second && caf::actor_cast<caf::actor_addr>(it->second) == source) {
+      auto k = it->first;
       map.erase(it);
-      return true;
+      return k;
     }
-  return false;
+  return std::nullopt;
 }
 
 /// Lets an idle entity go. What is in its mailbox already is still handled; versions guard against a
@@ -358,11 +407,16 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
          {bus::hello_wildcard(e.id), bus::heartbeat_wildcard(e.id), bus::event_wildcard(e.id)})
       self->send(e.bus, bus_subscribe{subject, me});
   self->set_down_handler([self](const caf::down_msg& down) {
-    // A failed entity is forgotten; whoever needs it activates a fresh one from its row.
+    // A fresh one goes on from its row: the failed one may have owed something. Not at once, as it may fail
+    // over the same row again. Gateways and classes owe nothing; the next command activates them.
     auto& st = self->state;
-    if (!erase_handle(st.tunnels, down.source) && !erase_handle(st.connectors, down.source))
-      erase_handle(st.registry, down.source);
+    const auto tunnel = erase_handle(st.tunnels, down.source);
+    const auto connector = tunnel ? std::nullopt : erase_handle(st.connectors, down.source);
+    if (!tunnel && !connector) erase_handle(st.registry, down.source);
     if (down.reason) {
+      if (const auto& failed = tunnel ? tunnel : connector)
+        self->delayed_send(self, limits::repeat_after,
+                           idle_notice{tunnel ? "tunnel" : "connector", failed->first, failed->second, true});
       st.ctx.entity.count->add("warren_reconcile_errors_total");
       spdlog::error("partition {}: an entity has failed: {}", st.ctx.entity.id,
                     self->system().render(down.reason));
@@ -374,12 +428,14 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
       [self](const bus_message& m) {
         const auto subject = bus::parse_subject(m.subject);
         if (!subject || subject->partition != self->state.ctx.entity.id)
-          return self->state.ctx.entity.count->add("warren_bus_dropped_total", "subject");
+          return drop(self, m.subject, {"subject", {}, "none of this partition's"});
         switch (subject->room) {
           case bus::subject_room::api: return dispatch(self, m);
           case bus::subject_room::ack: {
             auto ack = wire::parse_gateway_ack(m.payload);
-            if (!ack) return self->state.ctx.entity.count->add("warren_bus_dropped_total", ack.error.reason);
+            if (!ack) return drop(self, m.subject, ack.error);
+            if (ack->partition() != subject->partition)
+              return drop(self, m.subject, {"field", "partition", "is not the subject's"});
             return hear_gateway(self, *ack);
           }
           default: return agent_said(self, m, *subject);
@@ -390,21 +446,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
         std::visit([&](const auto& message) { self->send(to, message); }, r.what);
       },
       [self](const route_to_tunnel& r) { self->send(find_tunnel(self, r.project, r.name), r.what); },
-      [self](const connector_appeared& c) {
-        self->request(self->state.ctx.entity.store, caf::infinite, load_naming{c.project, c.name})
-            .then(
-                [self, name = c.name](const loaded& answer) {
-                  for (const auto& row : answer.rows) {
-                    if (!row.has_tunnel()) continue;
-                    v1::ConnectorAppeared message;
-                    message.set_connector(name);
-                    self->send(find_tunnel(self, row.tunnel().project(), row.tunnel().name()), message);
-                  }
-                  if (!answer.error.empty())
-                    spdlog::warn("tunnels of connector {} could not be read: {}", name, answer.error);
-                },
-                [](const caf::error&) {});
-      },
+      [self](const connector_appeared& c) { wake_naming(self, c); },
       [self](const class_wanted& w) {
         auto& st = self->state;
         const key k{w.project, w.connector};

@@ -45,6 +45,8 @@ struct actor_state {
   bool bus_connected = true;
   std::int64_t incarnation = 0;
   int load_tries = 0;
+  std::int64_t drop_said_ms = 0;                      ///< when a dropped message was last logged
+  std::uint64_t drops_unsaid = 0;                     ///< since then
 };
 
 /// Spawned by placement when the partition is ours, at the epoch in `ctx.entity.epoch`; ends when told to.

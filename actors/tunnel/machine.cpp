@@ -91,9 +91,11 @@ void begin_generation(v1::TunnelRow& row, const v1::TunnelRow& before, std::int6
                 "waiting for gateways", row.generation(), wall_ms);
 }
 
-/// A new generation is news to every connector, however lately it was told of another.
+/// A new generation is news to every connector, however lately it was told of another; and one that was not
+/// there when an older generation named it may have appeared since.
 void forget_told(state& s) {
   for (auto& [name, c] : *s.mutable_connectors()) {
+    c.set_heard(false);
     c.set_told_at_ms(0);
     c.set_push_owed(false);
     c.set_detached(false);

@@ -557,6 +557,19 @@ TEST_CASE("a connector that appears later gets the attachment then, and is not a
   CHECK(p.count<v1::AttachTunnel>() == 2);
 }
 
+TEST_CASE("a connector that was not there for one generation is asked again for the next") {
+  auto p = fresh();
+  p.begin();
+  p.on(play::create());
+  tunnel::event unknown;
+  unknown.mutable_attachment()->set_connector("home");
+  unknown.mutable_attachment()->set_unknown(true);
+  p.on(unknown);
+  p.on(p.gateways({{"gw-a", p.revision}}));
+  p.on(play::update_target("http://localhost:9090"));
+  CHECK(p.count<v1::AttachTunnel>() == 2);
+}
+
 TEST_CASE("too many changes at once are refused, one by one, and the others go on") {
   auto p = fresh();
   for (std::size_t i = 0; i < limits::entity_pending_commands_max + 3; ++i) p.on(play::create());

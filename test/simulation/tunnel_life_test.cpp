@@ -82,6 +82,10 @@ struct world : test::actor_fixture {
     start_owner();
   }
 
+  bool talkative = std::getenv("WARREN_SEED") != nullptr && std::getenv("WARREN_SIM_LOG") != nullptr;
+  template <class... Ts> void tell(fmt::format_string<Ts...> text, Ts&&... xs) {
+    if (talkative) fmt::print("{:>8} {}\n", steady_ms(), fmt::format(text, std::forward<Ts>(xs)...));
+  }
   bool chance(int percent) { return static_cast<int>(dice() % 100) < percent; }
   std::int64_t between(std::int64_t low, std::int64_t high) {
     return low + static_cast<std::int64_t>(dice() % static_cast<std::uint64_t>(high - low + 1));
@@ -162,6 +166,7 @@ struct world : test::actor_fixture {
     acknowledge();
   }
   void kill_owner() {
+    tell("the owner of epoch {} dies", epoch);
     caf::anon_send_exit(owner, caf::exit_reason::user_shutdown);
     owner = nullptr;
     run();
@@ -304,6 +309,7 @@ struct world : test::actor_fixture {
       reply.ParseFromString(payload);
       if (reply.code() == "not_owner" || reply.code() == "unavailable") return;
       r->answered = true;
+      tell("{} answered {}", r->command.caller().method(), reply.code());
       r->code = reply.code();
       if (reply.row().has_connector())
         for (auto& a : agents)
@@ -367,6 +373,7 @@ struct world : test::actor_fixture {
   void committed_rows(const busv1::Revision& r) {
     after(faulty ? between(1, 40) : 2, [this] { acknowledge(); });
     for (const auto& row : r.rows()) {
+      tell("revision {} {}", r.revision(), row.ShortDebugString());
       if (!row.has_connector()) continue;
       const auto& c = row.connector();
       auto& was = was_online[c.name()];
@@ -498,7 +505,7 @@ struct world : test::actor_fixture {
 }  // namespace
 
 TEST_CASE("whatever fails on the way, everything converges, nothing is left behind, and nobody alive is called dead") {
-  std::uint64_t first = 1, last = 12;
+  std::uint64_t first = 1, last = 60;
   if (const char* one = std::getenv("WARREN_SEED")) first = last = std::strtoull(one, nullptr, 10);
   for (auto seed = first; seed <= last; ++seed) {
     world w{seed};

@@ -201,6 +201,10 @@ public:
   }
   loaded load(const load_naming& q) const {
     loaded out;
+    if (away) {
+      out.error = "the database is away";
+      return out;
+    }
     for (const auto& [k, r] : rows) {
       if (!r.has_tunnel() || r.tunnel().project() != q.project) continue;
       for (const auto& rule : r.tunnel().rules())
