@@ -325,7 +325,7 @@ struct stack::impl {
   process nats, warrend, envoy;
   std::size_t warrend_offset = 0;
   std::uint16_t nats_port = free_port(), admin_port = free_port(), xds_port = free_port(), http_port = free_port(),
-                visitor_port = free_port();
+                visitor_port = options.visitor_port != 0 ? options.visitor_port : free_port();
   std::string nats_password = random_hex(32);
   std::unique_ptr<origin> target;
   std::vector<std::unique_ptr<agent>> agents;
@@ -423,12 +423,8 @@ stack::~stack() {
   impl_->envoy.kill();
   impl_->warrend.kill();
   impl_->nats.kill();
-  if (impl_->cluster) {
-    if (impl_->kept)
-      impl_->cluster->stop();
-    else
-      impl_->cluster->kill();
-  }
+  if (impl_->cluster)
+    impl_->cluster->stop();  // not killed: that leaves its shared memory behind
   if (keep_logs && !impl_->kept) {
     std::error_code ignored;
     fs::remove_all(impl_->path("postgres") / "data", ignored);
@@ -548,6 +544,7 @@ void stack::kill_envoy() { impl_->envoy.kill(); }
 bool stack::envoy_runs() { return impl_->envoy.running(); }
 process& stack::envoy() { return impl_->envoy; }
 std::uint16_t stack::visitor_port() const { return impl_->visitor_port; }
+std::string stack::envoy_admin() const { return read_file(impl_->path("envoy.admin")); }
 
 answer stack::visit(const request& r) const { return ::warren::stack::visit(impl_->visitor_port, r); }
 

@@ -87,6 +87,7 @@ struct stack_options {
   std::string project = "demo";
   settings configuration = {};       ///< more of warrend's settings, by key: {"database.lanes", "1"}
   settings environment = {};         ///< of warrend's first start: {"WARREN_FAILPOINT", "after_commit"}
+  std::uint16_t visitor_port = 0;    ///< where Envoy listens; 0: a free port
 };
 
 struct agent_options {
@@ -188,6 +189,8 @@ public:
   bool envoy_runs();
   process& envoy();
   std::uint16_t visitor_port() const;
+  /// "127.0.0.1:PORT" of its administration; empty: it does not run.
+  std::string envoy_admin() const;
   /// GET / of a host, through Envoy.
   answer visit(const std::string& host, milliseconds timeout = milliseconds{5'000}) const;
   answer visit(const request& r) const;
