@@ -117,11 +117,12 @@ bool gateways_settled(const gateway_reports& all, std::string_view gateway_class
   return first != 0 && steady_ms >= first + report_round_ms;
 }
 
-v1::Gateways gateway_acks::of_class(const std::string& gateway_class, std::int64_t steady_ms) {
+v1::Gateways gateway_acks::of_class(const std::string& gateway_class, std::int64_t steady_ms,
+                                    const std::set<std::string>* registered) {
   v1::Gateways out;
   for (auto& g : gateways_of(all_, gateway_class)) *out.add_gateways() = std::move(g);
   if (settled_.count(gateway_class) == 0 &&
-      gateways_settled(all_, gateway_class, nullptr, started_ms_, steady_ms))
+      gateways_settled(all_, gateway_class, registered, started_ms_, steady_ms))
     settled_.insert(gateway_class);
   out.set_settled(settled_.count(gateway_class) > 0);
   return out;

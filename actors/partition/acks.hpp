@@ -66,8 +66,9 @@ public:
   std::set<std::string> expire(std::int64_t steady_ms, std::int64_t wall_ms) {
     return expire_acks(all_, steady_ms, wall_ms);
   }
-  /// The message for the tunnels of a class. Once settled, a class stays so.
-  v1::Gateways of_class(const std::string& gateway_class, std::int64_t steady_ms);
+  /// The message for the tunnels of a class. Once settled, a class stays so. `registered` as above.
+  v1::Gateways of_class(const std::string& gateway_class, std::int64_t steady_ms,
+                        const std::set<std::string>* registered = nullptr);
   /// When `of_class` may answer differently without another report, on the steady clock; 0: never.
   std::int64_t next_deadline_ms(std::int64_t steady_ms) const;
   const gateway_reports& reports() const { return all_; }

@@ -193,7 +193,10 @@ void dispatch(self_ptr self, const bus_message& m) {
 // ---- gateways ----
 
 void tell_gateways(self_ptr self, const tunnel_actor& to, const std::string& gateway_class) {
-  self->send(to, self->state.acks.of_class(gateway_class, steady_ms(self)));
+  auto& s = self->state;
+  std::optional<std::set<std::string>> registered;
+  if (s.ctx.registered_gateways) registered = s.ctx.registered_gateways(gateway_class);
+  self->send(to, s.acks.of_class(gateway_class, steady_ms(self), registered ? &*registered : nullptr));
 }
 
 void tell_waiting(self_ptr self) {

@@ -25,6 +25,8 @@ struct partition_context {
   std::function<class_answer(const std::string& name)> find_class;
   /// The revision of this partition that our replica has: said to all instances every second.
   std::function<revision_t(partition_id)> seen_revision;
+  /// Names of the gateways that are registered in a class; empty, or no function: not known.
+  std::function<std::optional<std::set<std::string>>(const std::string& gateway_class)> registered_gateways;
   bool bus_connected = true;
 };
 

@@ -240,6 +240,16 @@ int serve(const config::effective& c) {
       return a;
     });
   };
+  placing.partition.registered_gateways = [&view, partitions](const std::string& gateway_class) {
+    return view.read([&](const replica::tables& t) -> std::optional<std::set<std::string>> {
+      auto reserved = t.partitions.find(partitions);
+      if (reserved == t.partitions.end() || !reserved->second.warm) return std::nullopt;
+      std::set<std::string> names;
+      for (const auto& [gateway_name, row] : t.gateways)
+        if (row->class_() == gateway_class) names.insert(gateway_name);
+      return names;
+    });
+  };
   placing.partition.seen_revision = [&view](partition_id p) {
     return view.read([&](const replica::tables& t) {
       auto it = t.partitions.find(p);

@@ -66,4 +66,10 @@ TEST_CASE("gateways are settled when all are heard, when all could have spoken, 
   CHECK_FALSE(acks.of_class("default", 100).settled());
   CHECK(acks.next_deadline_ms(100) == 1200);
   CHECK(acks.of_class("default", 1200).settled());
+
+  gateway_acks informed{0};
+  informed.apply(rows::ack("gw-a", 5), 100, 0);
+  CHECK_FALSE(informed.of_class("default", 100, &registered).settled());
+  const std::set<std::string> only{"gw-a"};
+  CHECK(informed.of_class("default", 100, &only).settled());
 }
