@@ -20,12 +20,12 @@ const std::vector<setting>& settings() {
       {"database.migrations", "migrations", "Folder of the numbered migrations."},
       {"database.partitions", "64", "Fixed when the database is initialised.", kind::number, false, 1, 1024},
       {"database.lanes", "4", "Connections that commit.", kind::number, false, 1, 64},
-      {"nats.urls", "nats://127.0.0.1:4222", "Servers of the bus.", kind::list},
+      {"nats.urls", "nats://127.0.0.1:4222", "Servers of the bus.", kind::list, true},
       {"nats.user", "", "User of the instances' account."},
       {"nats.password", "", "Its password.", kind::text, true},
       {"nats.system_user", "", "User of the system account, for DISCONNECT events; empty: not used."},
       {"nats.system_password", "", "Its password.", kind::text, true},
-      {"agent.nats_urls", "", "What enrolment files tell agents; empty: nats.urls.", kind::list},
+      {"agent.nats_urls", "", "What enrolment files tell agents; empty: nats.urls.", kind::list, true},
       {"agent.nats_user", "", "User that enrolment files tell agents."},
       {"agent.nats_password", "", "Its password.", kind::text, true},
       {"agent.heartbeat_interval_ms", "2000", "How often agents report.", kind::number, false, 50, 600'000},
@@ -112,7 +112,10 @@ struct loader {
           if (!joined.empty()) joined += ',';
           joined += item->get();
         }
-        if (texts) put(key, joined, source);
+        const auto* s = find_setting(key);
+        if (s != nullptr && s->what != setting::kind::list)
+          out.errors.push_back(fmt::format("{}: {} is one value, not a list", source, key));
+        else if (texts) put(key, joined, source);
         else out.errors.push_back(fmt::format("{}: {} is not a list of texts", source, key));
       } else {
         out.errors.push_back(fmt::format("{}: {} is neither a text, a number nor a list", source, key));
@@ -154,17 +157,47 @@ loaded load(const std::string& file, const std::map<std::string, std::string>& e
   return std::move(l.out);
 }
 
+namespace {
+
+/// One URL without what its user name proves itself with. Everything between the first ':' and the last '@'
+/// counts: a password that is not escaped as it should be must not show either.
+std::string url_without_secrets(const std::string& url) {
+  static const std::regex parameter{"([?&][a-z_]*password=)[^&]*", std::regex::icase};
+  const auto begin = url.find("://");
+  if (begin == std::string::npos) return url;
+  const auto shown = std::regex_replace(url, parameter, "$1(set)");
+  const auto at = shown.rfind('@');
+  if (at == std::string::npos || at < begin + 3) return shown;
+  const auto user = shown.substr(begin + 3, at - begin - 3);
+  const auto colon = user.find(':');
+  // Without a password the user of a NATS server is a token.
+  const bool token = colon == std::string::npos && !shown.starts_with("postgres");
+  const auto kept = token ? "(set)" : colon == std::string::npos ? user : user.substr(0, colon) + ":(set)";
+  return shown.substr(0, begin + 3) + kept + shown.substr(at);
+}
+
+std::string without_secrets(const std::string& key, const value& v) {
+  if (v.text.empty()) return "";
+  if (v.text.find("://") == std::string::npos && key == "database.url") {
+    // libpq's keywords: spaces around '=', values in quotes with backslashes.
+    static const std::regex keyword{R"(([a-z_]*password)\s*=\s*('(\\.|[^'\\])*'?|(\\.|[^\s\\])*))", std::regex::icase};
+    return std::regex_replace(v.text, keyword, "$1=(set)");
+  }
+  if (key != "database.url" && find_setting(key)->what != setting::kind::list) return "(set)";
+  if (key == "database.url") return url_without_secrets(v.text);
+  std::string out;
+  std::istringstream in{v.text};
+  for (std::string item; std::getline(in, item, ',');) out += (out.empty() ? "" : ",") + url_without_secrets(item);
+  return out;
+}
+
+}  // namespace
+
 std::string print(const effective& config) {
   std::string out;
-  static const std::regex url_password{"(://[^:/@]*):[^@]*@"};
   for (const auto& s : settings()) {
     const auto& v = config.all().at(s.key);
-    std::string shown = s.secret && !v.text.empty() && s.key != "database.url" ? "(set)" : v.text;
-    if (s.key == "database.url") {
-      shown = std::regex_replace(shown, url_password, "$1:(set)@");
-      shown = std::regex_replace(shown, std::regex{"password=[^ ]*"}, "password=(set)");
-    }
-    out += fmt::format("{:<32} = {:<40} # {}\n", s.key, shown, v.source);
+    out += fmt::format("{:<32} = {:<40} # {}\n", s.key, s.secret ? without_secrets(s.key, v) : v.text, v.source);
   }
   return out;
 }

@@ -13,7 +13,7 @@ struct setting {
   std::string fallback;  ///< the default
   std::string help;
   enum class kind : unsigned char { text, number, list } what = kind::text;
-  bool secret = false;   ///< never printed
+  bool secret = false;   ///< never printed; of URLs and connection strings, their passwords and tokens
   long min = 0, max = 0; ///< of a number
 };
 
@@ -22,7 +22,7 @@ const std::vector<setting>& settings();
 
 struct value {
   std::string text;
-  std::string source;  ///< "default", "file warrend.toml:12", "environment WARREN_…", "flag --…"
+  std::string source;  ///< "default", "warrend.toml:12", "environment WARREN_…", "flag --…"
 };
 
 /// The effective settings.

@@ -1,0 +1,145 @@
+// test/machine/config_test.cpp -- warrend's settings: where each comes from, what is refused, what is not shown.
+#include <catch2/catch.hpp>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include <unistd.h>
+
+#include "services/warrend/config.hpp"
+
+using namespace warren;
+using config::load;
+
+namespace {
+
+struct file {
+  std::string path = (std::filesystem::temp_directory_path() / ("warrend-config-" + std::to_string(::getpid()) + ".toml")).string();
+  explicit file(const std::string& text) { std::ofstream{path} << text; }
+  ~file() { std::remove(path.c_str()); }
+  file(const file&) = delete;
+  file& operator=(const file&) = delete;
+};
+std::vector<std::string> errors_of(const std::string& text) {
+  const file f{text};
+  auto errors = load(f.path, {}, {}).errors;
+  for (auto& e : errors)
+    if (e.starts_with(f.path)) e = "F" + e.substr(f.path.size());
+  return errors;
+}
+using errors = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("without file, environment and flags there are the defaults, and they are valid") {
+  const auto c = load("", {}, {});
+  CHECK(c.errors.empty());
+  CHECK(c.config.all().size() == config::settings().size());
+  for (const auto& s : config::settings()) {
+    CHECK(c.config.text(s.key) == s.fallback);
+    CHECK(c.config.all().at(s.key).source == "default");
+    CHECK_FALSE(s.help.empty());
+  }
+  CHECK(c.config.number("database.partitions") == 64);
+  CHECK(c.config.list("nats.urls") == std::vector<std::string>{"nats://127.0.0.1:4222"});
+  CHECK(c.config.list("agent.nats_urls").empty());
+}
+
+TEST_CASE("no two settings share a key, a variable or a flag") {
+  std::set<std::string> seen;
+  for (const auto& s : config::settings()) {
+    CHECK(seen.insert(s.key).second);
+    CHECK(seen.insert(config::environment_name(s.key)).second);
+    CHECK(seen.insert(config::flag_name(s.key)).second);
+  }
+  CHECK(config::environment_name("database.url") == "WARREN_DATABASE_URL");
+  CHECK(config::flag_name("agent.heartbeat_interval_ms") == "--agent-heartbeat-interval-ms");
+}
+
+TEST_CASE("flags are stronger than the environment, and that than the file") {
+  const file f{"threads = 3\n[instance]\nname = 'from-file'\nlease_ms = 4000\n[nats]\nurls = ['nats://a:1', 'nats://b:2']\n"};
+  const auto only_file = load(f.path, {}, {});
+  REQUIRE(only_file.errors.empty());
+  CHECK(only_file.config.text("instance.name") == "from-file");
+  CHECK(only_file.config.number("instance.lease_ms") == 4000);
+  CHECK(only_file.config.number("threads") == 3);
+  CHECK(only_file.config.list("nats.urls") == std::vector<std::string>{"nats://a:1", "nats://b:2"});
+  CHECK(only_file.config.all().at("instance.name").source == f.path + ":3");
+
+  const auto with_environment = load(f.path, {{"WARREN_INSTANCE_NAME", "from-env"}, {"HOME", "/"}, {"WARREN_OTHER", "x"}}, {});
+  REQUIRE(with_environment.errors.empty());
+  CHECK(with_environment.config.text("instance.name") == "from-env");
+  CHECK(with_environment.config.number("instance.lease_ms") == 4000);
+  CHECK(with_environment.config.all().at("instance.name").source == "environment WARREN_INSTANCE_NAME");
+
+  const auto all = load(f.path, {{"WARREN_INSTANCE_NAME", "from-env"}}, {{"instance.name", "from-flag"}});
+  REQUIRE(all.errors.empty());
+  CHECK(all.config.text("instance.name") == "from-flag");
+  CHECK(all.config.all().at("instance.name").source == "flag --instance-name");
+}
+
+TEST_CASE("what is wrong is named with file and line, and nothing wrong is taken over") {
+  CHECK(errors_of("threads = 1\n\n[databse]\nurl = 'x'\n") == errors{"F:4: unknown key databse.url"});
+  CHECK(errors_of("[database]\nurll = 'x'\n") == errors{"F:2: unknown key database.urll"});
+  CHECK(errors_of("database = 'x'\n") == errors{"F:1: unknown key database"});
+  CHECK(errors_of("[database.url]\nhost = 'x'\n") == errors{"F:2: unknown key database.url.host"});
+  CHECK(errors_of("threads = 0\n") == errors{"F:1: threads is not within 1 … 256"});
+  CHECK(errors_of("threads = 257\n") == errors{"F:1: threads is not within 1 … 256"});
+  CHECK(errors_of("threads = 'two'\n") == errors{"F:1: threads is not a number"});
+  CHECK(errors_of("threads = '2x'\n") == errors{"F:1: threads is not a number"});
+  CHECK(errors_of("threads = ''\n") == errors{"F:1: threads is not a number"});
+  CHECK(errors_of("threads = 2.5\n") == errors{"F:1: threads is neither a text, a number nor a list"});
+  CHECK(errors_of("threads = true\n") == errors{"F:1: threads is neither a text, a number nor a list"});
+  CHECK(errors_of("threads = [2]\n") == errors{"F:1: threads is one value, not a list"});
+  CHECK(errors_of("[nats]\nurls = ['a', 2]\n") == errors{"F:2: nats.urls is not a list of texts"});
+  CHECK(errors_of("[instance]\nname = ['a', 'b']\n") == errors{"F:2: instance.name is one value, not a list"});
+  CHECK(errors_of("[instance]\nname = '" + std::string(4097, 'x') + "'\n") == errors{"F:2: instance.name is longer than 4096 bytes"});
+  CHECK(errors_of("threads = 0\nunknown = 1\n").size() == 2);
+  const auto broken = errors_of("threads = 1\n[database\n");
+  REQUIRE(broken.size() == 1);
+  CHECK(broken[0].starts_with("F:2: "));
+  CHECK(load("/nowhere/at/all.toml", {}, {}).errors.size() == 1);
+
+  const auto environment = load("", {{"WARREN_THREADS", "many"}}, {});
+  CHECK(environment.errors == errors{"environment WARREN_THREADS: threads is not a number"});
+  CHECK(environment.config.number("threads") == 2);
+  CHECK(load("", {}, {{"thread", "1"}}).errors == errors{"flag --thread: unknown key thread"});
+  CHECK(load("", {}, {{"threads", "99999999999999999999"}}).errors == errors{"flag --threads: threads is not a number"});
+}
+
+TEST_CASE("secrets are never printed, however they are spelled") {
+  const std::string secret = "s3cr3t";
+  for (const std::string url :
+       {"postgresql://warren:s3cr3t@db:5432/warren", "postgres://:s3cr3t@db/", "postgresql://warren:s3cr3t@@s3cr3t@db/warren",
+        "postgresql://warren:a/s3cr3t@db/warren", "postgresql://db/warren?user=warren&password=s3cr3t&sslmode=disable",
+        "postgresql://db/warren?sslpassword=s3cr3t", "host=db password=s3cr3t user=warren", "host=db password = s3cr3t",
+        "password='a s3cr3t' host=db", "password='it\\'s s3cr3t' host=db", "password='a s3cr3t", "password=a\\ s3cr3t host=db",
+        "PASSWORD=s3cr3t", "password=a&s3cr3t host=db"}) {
+    const auto shown = print(load("", {{"WARREN_DATABASE_URL", url}}, {}).config);
+    INFO(url << "\n" << shown);
+    CHECK(shown.find(secret) == std::string::npos);
+    CHECK(shown.find("(set)") != std::string::npos);
+  }
+  for (const std::string key : {"nats.password", "nats.system_password", "agent.nats_password"}) {
+    const auto shown = print(load("", {}, {{key, secret}}).config);
+    CHECK(shown.find(secret) == std::string::npos);
+    CHECK(shown.find("(set)") != std::string::npos);
+    CHECK(print(load("", {}, {}).config).find("(set)") == std::string::npos);
+  }
+  for (const std::string key : {"nats.urls", "agent.nats_urls"})
+    for (const std::string urls : {"nats://u:s3cr3t@a:4222,nats://b:4222", "nats://a:4222,tls://s3cr3t@b:4222", "nats://u:s3@cr3t:s3cr3t@a"}) {
+      const auto shown = print(load("", {}, {{key, urls}}).config);
+      INFO(shown);
+      CHECK(shown.find(secret) == std::string::npos);
+      CHECK(shown.find("(set)") != std::string::npos);
+    }
+  const auto plain = print(load("", {}, {{"database.url", "postgresql://warren@db/warren"}, {"nats.urls", "nats://a:1,nats://b:2"}}).config);
+  CHECK(plain.find("postgresql://warren@db/warren") != std::string::npos);
+  CHECK(plain.find("nats://a:1,nats://b:2") != std::string::npos);
+  CHECK(plain.find("# flag --nats-urls") != std::string::npos);
+  // A value that is refused may be a secret in the wrong place.
+  for (const auto& e : load("", {{"WARREN_THREADS", secret}}, {{"nats.password", std::string(5000, 'x') + secret}}).errors)
+    CHECK(e.find(secret) == std::string::npos);
+}
