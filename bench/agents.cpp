@@ -1,0 +1,258 @@
+// bench/agents.cpp -- one loop drives every agent's session; callbacks of NATS are posted to it, so nothing is locked.
+#include "bench/agents.hpp"
+
+#include <atomic>
+#include <random>
+#include <thread>
+#include <unordered_map>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/read_until.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/write.hpp>
+#include <openssl/evp.h>
+
+#include "actors/core/protocol.hpp"
+#include "services/bus/connection.hpp"
+#include "services/bus/subjects.hpp"
+#include "services/warren-agent/session.hpp"
+#include "services/warren-agent/targets.hpp"
+#include "test/support/process.hpp"
+
+namespace warren::bench {
+
+namespace {
+
+namespace asio = boost::asio;
+namespace busv1 = warren::bus::v1;
+using asio::ip::tcp;
+
+moment now_is() {
+  using namespace std::chrono;
+  return {duration_cast<millis>(steady_clock::now().time_since_epoch()).count(),
+          duration_cast<millis>(system_clock::now().time_since_epoch()).count()};
+}
+
+/// An Ed25519 key that lives in memory only.
+class key_pair {
+public:
+  key_pair() {
+    EVP_PKEY_CTX* context = EVP_PKEY_CTX_new_id(EVP_PKEY_ED25519, nullptr);
+    EVP_PKEY* made = nullptr;
+    if (context == nullptr || EVP_PKEY_keygen_init(context) != 1 || EVP_PKEY_keygen(context, &made) != 1)
+      throw std::runtime_error("no Ed25519 key can be made");
+    EVP_PKEY_CTX_free(context);
+    key_ = {made, EVP_PKEY_free};
+    std::string raw(32, '\0');
+    std::size_t size = raw.size();
+    EVP_PKEY_get_raw_public_key(key_.get(), reinterpret_cast<unsigned char*>(raw.data()), &size);
+    public_hex = protocol::hex(raw);
+  }
+  std::string sign(std::string_view bytes) const {
+    std::string out(64, '\0');
+    std::size_t size = out.size();
+    EVP_MD_CTX* context = EVP_MD_CTX_new();
+    const bool done = EVP_DigestSignInit(context, nullptr, nullptr, nullptr, key_.get()) == 1 &&
+                      EVP_DigestSign(context, reinterpret_cast<unsigned char*>(out.data()), &size,
+                                     reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()) == 1;
+    EVP_MD_CTX_free(context);
+    if (!done) throw std::runtime_error("a hello cannot be signed");
+    return out;
+  }
+  std::string public_hex;
+
+private:
+  std::shared_ptr<EVP_PKEY> key_;
+};
+
+}  // namespace
+
+struct simulated_agents::impl {
+  struct one {
+    one(impl& owner, std::string of, std::string called, std::string uid, int partition, key_pair k, busv1::Addressing at)
+        : project{std::move(of)}, name{std::move(called)}, key{std::move(k)}, timer{owner.io},
+          session{agent::session_options{project, name, std::move(uid), key.public_hex, "simulated/0.1.0"},
+                  agent::session_sources{[&owner](std::size_t n) { return owner.random_bytes(n); },
+                                         [&owner] { return std::uniform_real_distribution<double>{0.0, 1.0}(owner.random); },
+                                         [this](std::string_view bytes) { return key.sign(bytes); }},
+                  targets, std::move(at), {}},
+          hello{bus::hello_subject(partition, project, bus::kind_connector, name)},
+          heartbeat{bus::heartbeat_subject(partition, project, bus::kind_connector, name)},
+          event{bus::event_subject(partition, project, bus::kind_connector, name)} {}
+    std::string project, name;
+    key_pair key;
+    agent::target_table targets;
+    asio::steady_timer timer;
+    agent::session session;
+    std::string hello, heartbeat, event;
+    bool established = false;
+    std::int64_t number = 0;
+  };
+
+  explicit impl(agents_options o) {
+    bus::connection_options to;
+    to.urls = {o.nats_url};
+    to.name = "bench/agents";
+    to.user = o.user;
+    to.password = o.password;
+    to.bulk_connection = false;
+    nats = bus::connection::open(to);
+    commands = nats->subscribe("warren.v1.cmd.>", [this](std::string_view subject, std::string_view payload, std::string_view reply_to) {
+      asio::post(io, [this, subject = std::string{subject}, payload = std::string{payload}, reply_to = std::string{reply_to}] {
+        const auto where = bus::parse_subject(subject);
+        if (!where) return;
+        const auto it = agents.find(std::string{where->project} + "/" + std::string{where->name});
+        if (it != agents.end()) carry_out(*it->second, it->second->session.commanded(now_is(), payload, reply_to));
+      });
+    });
+    nats->on_state([this](bool is) {
+      asio::post(io, [this, is] {
+        connected = is;
+        for (auto& [name, a] : agents) carry_out(*a, a->session.connected(now_is(), is));
+      });
+    });
+    address = "127.0.0.1:" + std::to_string(door.local_endpoint().port());
+    answer_dials();
+    thread = std::thread{[this] { io.run(); }};
+  }
+
+  ~impl() {
+    io.stop();
+    thread.join();
+    commands.reset();
+    nats->close();
+  }
+
+  std::string random_bytes(std::size_t n) {
+    std::string out(n, '\0');
+    for (auto& c : out) c = static_cast<char>(random());
+    return out;
+  }
+
+  void add(std::unique_ptr<one> fresh) {
+    auto& a = *fresh;
+    agents[a.project + "/" + a.name] = std::move(fresh);
+    carry_out(a, a.session.connected(now_is(), connected));
+  }
+
+  void carry_out(one& a, const agent::actions& todo) {
+    for (const auto& each : todo) std::visit([&](const auto& action) { perform(a, action); }, each);
+    const bool is = a.session.where() == agent::phase::established;
+    if (is != a.established) established += is ? 1 : -1;
+    a.established = is;
+    sessions += a.session.number() - a.number;
+    a.number = a.session.number();
+    arm(a);
+  }
+  void perform(one& a, const agent::ask_hello& ask) {
+    ++hellos;
+    nats->request(a.hello, ask.payload, millis{agent::hello_timeout},
+                  [this, &a, number = ask.number](bus::request_error error, std::string_view payload) {
+                    asio::post(io, [this, &a, number, error, payload = std::string{payload}] {
+                      carry_out(a, error == bus::request_error::none
+                                       ? a.session.hello_answered(now_is(), number, payload)
+                                       : a.session.hello_failed(now_is(), number, bus::to_string(error)));
+                    });
+                  });
+  }
+  void perform(one& a, const agent::send_heartbeat& what) {
+    ++heartbeats;
+    nats->publish(a.heartbeat, what.payload);
+  }
+  void perform(one& a, const agent::send_event& what) { nats->publish(a.event, what.payload); }
+  void perform(one&, const agent::send_reply& what) { nats->publish(what.reply_to, what.payload); }
+  void perform(one& a, const agent::save_set& what) {
+    asio::post(io, [this, &a, generation = what.generation] { carry_out(a, a.session.saved(now_is(), generation, "")); });
+  }
+  void perform(one& a, const agent::set_changed&) {
+    a.targets.attach(a.session.held(), now_is().steady_ms);
+    bool changed = false;
+    for (const auto& to : a.targets.due(now_is().steady_ms))
+      changed = a.targets.dialled(to, "", true, now_is().steady_ms) || changed;
+    if (changed) asio::post(io, [this, &a] { carry_out(a, a.session.targets_changed(now_is())); });
+  }
+  void perform(one& a, const agent::end_agent& end) {
+    std::fprintf(stderr, "the agent %s ended: %s\n", a.name.c_str(), end.why.c_str());
+  }
+  void perform(one&, const agent::say&) {}
+
+  void arm(one& a) {
+    const auto next = a.session.deadline();
+    if (!next) {
+      a.timer.cancel();
+      return;
+    }
+    a.timer.expires_at(std::chrono::steady_clock::time_point{millis{*next}});
+    a.timer.async_wait([this, &a](boost::system::error_code ec) {
+      if (!ec) carry_out(a, a.session.wake(now_is()));
+    });
+  }
+
+  struct caller {
+    explicit caller(tcp::socket s) : socket{std::move(s)} {}
+    tcp::socket socket;
+    std::string head;
+  };
+  void answer_dials() {
+    door.async_accept([this](boost::system::error_code ec, tcp::socket socket) {
+      if (ec) return;
+      auto c = std::make_shared<caller>(std::move(socket));
+      asio::async_read_until(c->socket, asio::dynamic_buffer(c->head, 8 * 1024), "\r\n\r\n", [this, c](boost::system::error_code e, std::size_t) {
+        if (e) return;
+        ++dials;
+        static const std::string answer = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+        asio::async_write(c->socket, asio::buffer(answer), [c](boost::system::error_code, std::size_t) {});
+      });
+      answer_dials();
+    });
+  }
+
+  asio::io_context io{1};
+  tcp::acceptor door{io, tcp::endpoint{asio::ip::address_v4::loopback(), 0}};
+  std::string address;
+  std::mt19937_64 random{std::random_device{}()};
+  std::shared_ptr<bus::connection> nats;
+  bus::subscription commands;
+  bool connected = false;
+  std::unordered_map<std::string, std::unique_ptr<one>> agents;  // of the loop
+  std::atomic<std::size_t> count{0};
+  std::atomic<std::int64_t> established{0}, sessions{0};
+  std::atomic<std::uint64_t> heartbeats{0}, hellos{0}, dials{0};
+  std::thread thread;
+};
+
+simulated_agents::simulated_agents(agents_options options) : impl_{std::make_unique<impl>(std::move(options))} {}
+simulated_agents::~simulated_agents() = default;
+
+void simulated_agents::add(const api& server, const std::string& project, const std::string& name) {
+  key_pair key;
+  adminv1::EnrolConnectorRequest q;
+  q.set_parent("projects/" + project);
+  q.set_connector_id(name);
+  q.set_public_key(key.public_hex);
+  q.mutable_connector()->set_connector_class("local");
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds{30});
+  adminv1::EnrolConnectorResponse answer;
+  must(server.connectors->EnrolConnector(&context, q, &answer), "enrolling " + project + "/" + name);
+  busv1::Addressing at;
+  at.add_addresses(impl_->address);
+  ++impl_->count;
+  asio::post(impl_->io, [i = impl_.get(), project, name, uid = answer.enrolment().uid(),
+                         partition = answer.enrolment().partition(), key, at] {
+    i->add(std::make_unique<impl::one>(*i, project, name, uid, partition, key, at));
+  });
+}
+
+bool simulated_agents::await_sessions(milliseconds timeout) const {
+  return stack::poll_until([this] { return established() == impl_->count; }, timeout);
+}
+std::size_t simulated_agents::established() const { return static_cast<std::size_t>(impl_->established.load()); }
+std::uint64_t simulated_agents::heartbeats() const { return impl_->heartbeats; }
+std::uint64_t simulated_agents::hellos() const { return impl_->hellos; }
+std::uint64_t simulated_agents::dials() const { return impl_->dials; }
+std::int64_t simulated_agents::sessions() const { return impl_->sessions; }
+
+}  // namespace warren::bench

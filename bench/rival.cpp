@@ -1,0 +1,79 @@
+// bench/rival.cpp -- a rival bumps every row that it can see, as fast as it can, while a tunnel comes to life.
+#include <fmt/format.h>
+
+#include "bench/postgres.hpp"
+#include "bench/world.hpp"
+
+using namespace warren;
+using namespace warren::bench;
+
+int main(int argc, char** argv) {
+  command_line line{"rival", "From a creation to Ready while a rival bumps every row for so many rounds."};
+  int rounds = 20, repeats = 20;
+  line.app.add_option("--rounds", rounds, "Times that the rival touches every row of the project")->check(CLI::Range(1, 10'000));
+  line.app.add_option("--repeats", repeats, "Tunnels, one after another")->check(CLI::Range(1, 1'000));
+  return line.run(argc, argv, [&] {
+    if (!stack::has_envoy()) throw stack::stack_error("WARREN_ENVOY names no Envoy");
+    line.say("starting PostgreSQL, NATS, warrend, Envoy and an agent");
+    stack::stack world{as_by_default()};
+    const auto project = world.options().project;
+    world.add_agent("home").await_session();
+    const api server{world.admin_port()};
+    tunnel_watch watch{server, project};
+    const auto target = world.demo_origin().url();
+    const auto live = [&](const std::string& name) {
+      const auto begun = clock::now();
+      must(server.create_tunnel(project, name, name + ".bench.example", "home", target), name);
+      const auto life = watch.await_ready(name, milliseconds{30'000});
+      if (!life) throw stack::stack_error(name + " is not Ready after 30 s");
+      return ms_between(begun, *life->ready);
+    };
+    const auto settled = [&](const std::string& name, const std::string& wanted) {
+      return stack::poll_until([&] { return final_rows(world.database_url(), project, name) == wanted; },
+                               milliseconds{10'000}, milliseconds{20});
+    };
+
+    sample undisturbed;
+    for (int n = 0; n < repeats; ++n) undisturbed.add(live(fmt::format("calm-{}", n)));
+    std::this_thread::sleep_for(milliseconds{200});  // whatever is written after Ready
+    const auto wanted = final_rows(world.database_url(), project, "calm-0");
+
+    line.say(fmt::format("{} tunnels against {} rounds each", repeats, rounds));
+    const auto errors = world.metric("warren_reconcile_errors_total");
+    const auto conflicts = world.metric("warren_conflicts_total");
+    sample ready, bumped;
+    int rows = 0, differing = 0;
+    for (int n = 0; n < repeats; ++n) {
+      const auto name = fmt::format("fought-{}", n);
+      rival enemy{world.database_url()};
+      // It sees the tunnel as soon as there is one: from then on its rounds count.
+      std::thread fight{[&] {
+        pthread_setname_np(pthread_self(), "rival");
+        const auto begun = clock::now();
+        for (int done = 0; done < rounds;) {
+          rows += enemy.bump(project);
+          if (!final_rows(world.database_url(), project, name).empty()) ++done;
+        }
+        bumped.add(ms_between(begun, clock::now()));
+      }};
+      try {
+        ready.add(live(name));
+      } catch (...) {
+        fight.join();
+        throw;
+      }
+      fight.join();
+      if (!settled(name, wanted)) ++differing;
+    }
+
+    report out{"rival"};
+    out.leg("undisturbed: created → Ready", undisturbed);
+    out.leg(fmt::format("against {} rounds: created → Ready", rounds), ready, {{}, {}, 5'000});
+    out.leg("the rival's rounds, from before the creation", bumped);
+    out.figure("rows that the rival touched", rows, "");
+    out.figure("conflicts met and retried", world.metric("warren_conflicts_total") - conflicts, "");
+    out.figure("warren_reconcile_errors_total, change", world.metric("warren_reconcile_errors_total") - errors, "", 0);
+    out.figure("tunnels whose rows differ from an undisturbed run's", differing, "", 0);
+    return out;
+  });
+}
