@@ -99,5 +99,5 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (migrate_app->parsed()) return migrate_command(c, dry_run);
-  return serve(c);
+  return serve(c, [&f] { return config::load(f.file, f.environment(), f.given); });
 }

@@ -32,6 +32,7 @@
 #include "services/telemetry/health.hpp"
 #include "services/telemetry/logging.hpp"
 #include "services/telemetry/metrics.hpp"
+#include "services/warrend/supervisor.hpp"
 
 namespace warren {
 
@@ -92,6 +93,14 @@ int fail(const std::string& sentence) {
   return 1;
 }
 
+void reload_log_level(const config::loaded& again) {
+  for (const auto& e : again.errors) spdlog::warn("settings are kept as they are: {}", e);
+  if (!again.errors.empty()) return;
+  const auto level = again.config.text("log.level");
+  if (telemetry::set_log_level(level)) spdlog::info("log.level is {}", level);
+  else spdlog::warn("log.level is kept as it is: there is no level {}", level);
+}
+
 bus::connection_options bus_options(const config::effective& c, const std::string& user_key) {
   bus::connection_options o;
   o.urls = c.list("nats.urls");
@@ -103,7 +112,7 @@ bus::connection_options bus_options(const config::effective& c, const std::strin
 
 }  // namespace
 
-int serve(const config::effective& c) {
+int serve(const config::effective& c, const std::function<config::loaded()>& reload) {
   const signals stop_signals;
   const auto started_ms = steady_ms();
   const auto name = c.text("instance.name");
@@ -365,14 +374,25 @@ int serve(const config::effective& c) {
     said = true;
     health.set("cache", true, "");
     admin_server->set_ready(true);
+    supervisor::ready("serving");
     spdlog::info("ready: admin {}, xds port {}, http {}", c.text("admin.listen"), xds_port, c.text("http.listen"));
   });
   spdlog::info("instance {} ({}) has started with {} partitions", name, me, partitions);
 
+  // An instance whose placement is stuck neither takes nor gives partitions: better that it starts anew.
+  supervisor::watchdog alive{[&system, to](std::chrono::milliseconds patience) {
+    bool answered = false;
+    caf::scoped_actor asker{system};
+    asker->request(to->placement, patience, owned_query{})
+        .receive([&](const owned_partitions&) { answered = true; }, [](const caf::error&) {});
+    return answered;
+  }};
+
   // ---- until told to stop ----
-  while (stop_signals.wait() == SIGHUP) telemetry::set_log_level(c.text("log.level"));
+  while (stop_signals.wait() == SIGHUP) reload_log_level(reload());
 
   spdlog::info("stopping");
+  supervisor::stopping();
   health.set("draining", false, "the instance is stopping");
   admin_server->set_ready(false);
   // Whatever hangs below must not keep the process longer than its supervisor is patient (30 s).
@@ -387,6 +407,7 @@ int serve(const config::effective& c) {
         .receive([](const drained& d) { spdlog::info("{} partitions released", d.released); },
                  [&](const caf::error& e) { spdlog::warn("draining: {}", system.render(e)); });
   }
+  alive.stop();
   view.unsubscribe(watch_warmth);
   gateways.stop(millis{200});
   admin_server->shutdown(millis{2000});
