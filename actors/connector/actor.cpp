@@ -41,6 +41,7 @@ void hear_agent(self_ptr self, const agent_message& m) {
     case agent_message::what::heartbeat: {
       auto beat = wire::parse_heartbeat(m.payload);
       if (counted_as_bad(self, beat)) return;
+      s.ctx.count->add("warren_heartbeats_total");
       *e.mutable_heartbeat()->mutable_heartbeat() = std::move(*beat);
       e.mutable_heartbeat()->set_reply_to(m.reply_to);
       break;
