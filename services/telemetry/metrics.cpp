@@ -64,8 +64,6 @@ constexpr metric table[] = {
     // gateways
     {"warren_gateway_pushes_total", type::counter, "type", "Responses sent to gateways."},
     {"warren_gateway_push_bytes_total", type::counter, "type", "Bytes of responses sent to gateways."},
-    {"warren_gateway_responses_total", type::counter, "type", "Responses sent to gateways."},
-    {"warren_gateway_bytes_total", type::counter, "type", "Bytes of responses sent to gateways."},
     {"warren_gateway_acks_total", type::counter, "type", "Responses that gateways acknowledged."},
     {"warren_gateway_nacks_total", type::counter, "type", "Responses that gateways refused."},
     {"warren_gateway_streams", type::gauge, "", "Gateways connected to this instance."},
