@@ -126,6 +126,9 @@ public:
     pqxx::work tx{s.conn};
     auto view = view_of(tx.exec_prepared1("renew", id_.load(), millis{config_.ttl}.count(), what.bus_ok, what.draining));
     tx.commit();
+    // Somebody took it for dead long ago, or the database is an older copy of itself: only a new start gets a
+    // number that nobody else has.
+    if (!view.renewed) step_down("this instance's row is gone from the database");
     return view;
   }
 
@@ -241,19 +244,26 @@ private:
       spdlog::warn("lease: the connection that holds the instance's lock was lost: {}", first_line(e.what()));
       lock_.reset();
     }
+    // A database that is away is no reason to step down: nothing is renewed, so the lease ends by itself, and
+    // the instance goes on when it is back.
+    open_lock_connection();
     try {
-      open_lock_connection();
       // Whoever probes the lock holds it, shared, for the length of a statement.
       for (int attempt = 0; attempt < 5; ++attempt) {
         if (pqxx::nontransaction{lock_->conn}.exec_prepared1("hold_instance_lock", id_.load())[0].as<bool>()) return;
         std::this_thread::sleep_for(20ms);
       }
-      throw std::runtime_error{"another session holds this instance's lock"};
-    } catch (const std::exception& e) {
-      lock_.reset();
-      if (config_.on_lost) config_.on_lost(first_line(e.what()));
+    } catch (...) {
+      lock_.reset();  // without the lock it must not pass for the one that holds it
       throw;
     }
+    lock_.reset();
+    step_down("another session holds this instance's lock");
+  }
+
+  [[noreturn]] void step_down(const std::string& reason) {
+    if (config_.on_lost) config_.on_lost(reason);
+    throw std::runtime_error{reason};
   }
 
   placement_view placement(session& s) {
