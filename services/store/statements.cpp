@@ -161,14 +161,19 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       WHERE t.partition = $1
         AND (t.online OR t.attached_generation < t.attachment_generation OR t.observed_generation < t.generation
              OR t.delete_time IS NOT NULL))");
-    out.emplace_back("tunnels_that_owe", R"(
-      SELECT to_jsonb(t) FROM tunnel t WHERE partition = $1
-        AND (delete_time IS NOT NULL OR programmed_generation < generation OR previous_generation <> 0 OR retiring <> '{}'
-             OR observed_generation < generation))");
-    out.emplace_back("claims_of_tunnels_that_owe", R"(
-      SELECT to_jsonb(c) FROM tunnel t JOIN hostname_claim c ON c.tunnel_uid = t.uid WHERE t.partition = $1
-        AND (t.delete_time IS NOT NULL OR t.programmed_generation < t.generation OR t.previous_generation <> 0 OR t.retiring <> '{}'
-             OR t.observed_generation < t.generation))");
+    // A tunnel is programmed without its agents: one whose connector exists and does not hold its attachment has
+    // yet to ask for it.
+    const std::string tunnel_owes = R"(
+        AND (t.delete_time IS NOT NULL OR t.programmed_generation < t.generation OR t.previous_generation <> 0
+             OR t.retiring <> '{}' OR t.observed_generation < t.generation
+             OR EXISTS (SELECT FROM jsonb_array_elements(t.rules) AS rule
+                        JOIN connector c ON c.project = t.project AND c.name = rule ->> 'connector'
+                        WHERE NOT EXISTS (SELECT FROM attachment a WHERE a.project = c.project AND a.connector = c.name
+                                            AND a.tunnel_uid = t.uid AND a.tunnel_generation = t.generation))))";
+    out.emplace_back("tunnels_that_owe", "SELECT to_jsonb(t) FROM tunnel t WHERE t.partition = $1" + tunnel_owes);
+    out.emplace_back("claims_of_tunnels_that_owe",
+                     "SELECT to_jsonb(h) FROM tunnel t JOIN hostname_claim h ON h.tunnel_uid = t.uid "
+                     "WHERE t.partition = $1" + tunnel_owes);
     out.emplace_back("tunnels_naming", R"(
       SELECT to_jsonb(t) FROM tunnel t
       WHERE warren_named_connectors(project, rules, previous_rules) @> ARRAY[$1::text || '/' || $2::text])");

@@ -207,6 +207,15 @@ public:
         append(answer.rows, "tunnel", tx.exec_prepared("tunnels_that_owe", what.partition));
         append(answer.rows, "hostname_claim", tx.exec_prepared("claims_of_tunnels_that_owe", what.partition));
         append(answer.rows, "attachment", tx.exec_prepared("attachments_of_connectors_that_owe", what.partition));
+        // The former owner may have died between its last commit and saying so: replicas that lack it fetch it.
+        busv1::Revision now;
+        now.set_version(1);
+        now.set_incarnation(s.incarnation);
+        now.set_partition(what.partition);
+        now.set_epoch(what.epoch);
+        now.set_revision(at[0][2].as<std::int64_t>());
+        now.set_truncated(true);
+        if (common_.on_commit) common_.on_commit(now);
         return answer;
       });
     });
@@ -227,8 +236,10 @@ public:
     for (const auto& t : tables())
       append(out.rows, t.name, out.complete ? tx.exec_prepared(all_rows(t), what.partition)
                                             : tx.exec_prepared(changed_rows(t), what.partition, what.after));
-    if (!out.complete)
-      append(out.rows, "tombstone", tx.exec_prepared("changed_tombstones", what.partition, what.after));
+    // A complete read brings what is remembered of deletions: watches resume on an instance that has just started.
+    const auto forgotten = at[0][3].as<std::int64_t>();
+    append(out.rows, "tombstone", tx.exec_prepared("changed_tombstones", what.partition, out.complete ? forgotten : what.after));
+    if (out.complete) out.tombstones_from = forgotten;
     return out;
   }
 

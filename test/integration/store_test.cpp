@@ -649,6 +649,10 @@ TEST_CASE("deletion leaves tombstones, for a while") {
   CHECK(done.rows[0].tunnel().rules_size() == 1);  // its last state
   const auto missed = a.fetch(home, rev + 1);
   CHECK(missed.rows.size() == 3);
+  const auto everything = a.fetch(home, 0);  // also brings what is remembered of deletions: watches resume on it
+  CHECK(everything.complete);
+  CHECK(everything.tombstones_from == 0);
+  CHECK(std::count_if(everything.rows.begin(), everything.rows.end(), [](const auto& r) { return r.has_tombstone(); }) == 3);
   CHECK(a.announced(home).back().rows_size() == 3);
   CHECK(db.value<int>("SELECT count(*) FROM attachment") == 0);
 
@@ -658,6 +662,7 @@ TEST_CASE("deletion leaves tombstones, for a while") {
   CHECK(get(purged.get_future()) == "");
   CHECK(db.value<int>("SELECT count(*) FROM tombstone") == 0);
   CHECK(a.fetch(home, rev).complete);
+  CHECK(a.fetch(home, rev).tombstones_from == done.revision);
   CHECK_FALSE(a.fetch(home, done.revision).complete);
   CHECK(box > 0);
 }
@@ -729,6 +734,72 @@ TEST_CASE("an instance whose lock connection was ended takes the lock again") {
   db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%/lock'");
   CHECK(a.renew().renewed);
   CHECK(db.value<int>("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted") == 1);
+}
+
+TEST_CASE("an instance steps down when its place is lost, and not because the database is away") {
+  database db;
+  std::atomic<int> lost{0};
+  lease_store l{{.conninfo = db.conninfo, .name = "c", .on_lost = [&](const std::string&) { ++lost; }}};
+  REQUIRE(l.start() == "");
+  const auto renewed = [&] {
+    std::promise<placement_view> done;
+    l.renew({}, [&](placement_view v) { done.set_value(std::move(v)); });
+    return get(done.get_future());
+  };
+  SECTION("away, and back") {
+    the_server().stop();
+    CHECK(renewed().error != "");
+    CHECK(renewed().error != "");
+    REQUIRE(the_server().start() == 0);
+    CHECK(renewed().renewed);
+    CHECK(lost == 0);
+    CHECK(db.value<int>("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted") == 1);
+  }
+  SECTION("its row is gone") {
+    db.exec("DELETE FROM instance");
+    CHECK(renewed().error != "");
+    CHECK(lost == 1);
+  }
+  SECTION("its lock is somebody else's") {
+    pqxx::connection other{db.conninfo};
+    db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%/lock'");
+    pqxx::nontransaction holder{other};
+    for (bool held = false; !held;)
+      held = holder.exec1("SELECT pg_try_advisory_lock(1463898707, " + std::to_string(l.id()) + ")")[0].as<bool>();
+    CHECK(renewed().error != "");
+    CHECK(lost == 1);
+  }
+}
+
+TEST_CASE("whoever takes a partition over says its revision, and finds the tunnels that no agent holds") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  must_save(a.save(inserting(epoch, connector_row("box"))));
+  auto live = tunnel_row("live", {"live.example.com"}), lonely = tunnel_row("lonely", {"lonely.example.com"});
+  for (auto* row : {&live, &lonely}) {
+    row->mutable_tunnel()->set_programmed_generation(1);
+    row->mutable_tunnel()->set_observed_generation(1);
+  }
+  auto stranger = tunnel_row("stranger");  // its connector does not exist: nobody can hold it
+  *stranger.mutable_tunnel() = live.tunnel();
+  stranger.mutable_tunnel()->set_name("stranger");
+  stranger.mutable_tunnel()->set_uid("uid-stranger");
+  stranger.mutable_tunnel()->clear_hostnames();
+  stranger.mutable_tunnel()->mutable_rules(0)->set_connector("nobody");
+  for (const auto& row : {live, lonely, stranger}) must_save(a.save(inserting(epoch, row)));
+  const auto last = must_save(a.save(inserting(epoch, attachment_row("box", live)))).revision;
+
+  const auto said = a.announced(home).size();
+  const auto found = a.load(load_partition{home, epoch});
+  std::vector<std::string> tunnels;
+  for (const auto& row : found.rows)
+    if (row.has_tunnel()) tunnels.push_back(row.tunnel().name());
+  CHECK(tunnels == std::vector<std::string>{"lonely"});
+  CHECK(std::count_if(found.rows.begin(), found.rows.end(), [](const auto& r) { return r.has_hostname_claim(); }) == 1);
+  REQUIRE(a.announced(home).size() == said + 1);
+  CHECK(a.announced(home).back().revision() == last);
+  CHECK(a.announced(home).back().rows_size() == 0);
 }
 
 TEST_CASE("sessions that are ended are replaced and nothing is lost") {
