@@ -32,7 +32,7 @@ void silence_watch::report(const std::string& key, bool online, bool silent, mom
     it->second.silent = silent;
     if (silent) {
       ++silent_;
-      fallen_.emplace_back(now.steady_ms, key);
+      if (now.steady_ms >= it->second.spent_until_ms) fallen_.emplace_back(now.steady_ms, key);
     } else {
       --silent_;
       std::erase_if(fallen_, [&](const auto& f) { return f.second == key; });
@@ -49,7 +49,11 @@ void silence_watch::judge(moment now) {
     if (too_many(fallen_.size())) since_ms_ = std::max<std::int64_t>(now.steady_ms, 1);
   } else if (!too_many(silent_) || now.steady_ms >= since_ms_ + longest_ms) {
     since_ms_ = 0;
-    fallen_.clear();  // they have had their five minutes: the lease decides
+    fallen_.clear();
+    // They have had their five minutes: the lease decides. The roll call that follows counts as a word from each
+    // until it stays unanswered, which must not begin another five.
+    for (auto& [key, m] : members_)
+      if (m.silent) m.spent_until_ms = now.steady_ms + window_ms;
   }
 }
 

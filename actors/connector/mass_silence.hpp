@@ -26,7 +26,10 @@ public:
   std::size_t silent() const { return silent_; }
 
 private:
-  struct member { bool silent = false; };
+  struct member {
+    bool silent = false;
+    std::int64_t spent_until_ms = 0;  ///< it had its five minutes: until then its silence is no news
+  };
   bool too_many(std::size_t fallen) const;
   void judge(moment now);
 

@@ -81,6 +81,16 @@ TEST_CASE("silence counts as mass silence above 5 % and from 20 within 10 s") {
       w.pass_time({312'000, 0});
       CHECK_FALSE(w.on());
     }
+    SECTION("and the roll call that nobody answers then does not begin another five") {
+      w.pass_time({312'000, 0});
+      for (int i = 0; i <= 20; ++i) w.report(key(i), true, false, {312'000, 0});  // called: none of them is silent
+      for (int i = 0; i <= 20; ++i) w.report(key(i), true, true, {317'100, 0});   // nobody has answered
+      CHECK_FALSE(w.on());
+      SECTION("others that fall silent do") {
+        for (int i = 30; i <= 50; ++i) w.report(key(i), true, true, {318'000, 0});
+        CHECK(w.on());
+      }
+    }
     SECTION("or they are heard again") {
       w.report(key(3), true, false, {13'000, 0});
       CHECK_FALSE(w.on());
