@@ -13,6 +13,7 @@
 //                on_wake(), on_command(Command)
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <map>
 #include <string>
@@ -106,7 +107,8 @@ template <class Self> void arm(Self* self, std::int64_t at_ms) {
   }
   if (s.armed_ms != 0 && s.armed_ms <= at_ms) return;  // an earlier wake re-arms
   s.armed_ms = at_ms;
-  self->delayed_send(self, millis{std::max<std::int64_t>(at_ms - now, 0)}, wake_up{++s.wake_serial});
+  if (at_ms <= now) self->send(self, wake_up{++s.wake_serial});  // behind what waits already
+  else self->delayed_send(self, millis{at_ms - now}, wake_up{++s.wake_serial});
 }
 
 /// Called first in an entity's actor: it ends with its partition, and whoever still waits hears `not_owner`
@@ -116,6 +118,18 @@ template <class Traits, class Self> void begin(Self* self) {
   self->set_down_handler([self](const caf::down_msg&) {
     answer_all(self, errc::not_owner, "the partition has moved");
     self->quit();
+  });
+  self->set_exception_handler([self](std::exception_ptr& failure) {
+    const auto& s = self->state;
+    try {
+      std::rethrow_exception(failure);
+    } catch (const std::exception& e) {
+      spdlog::error("{} {}/{} has failed: {}", Traits::kind(s.machine), s.project, s.name, e.what());
+    } catch (...) {
+      spdlog::error("{} {}/{} has failed", Traits::kind(s.machine), s.project, s.name);
+    }
+    answer_all(self, errc::internal, "this failed; the log says how");
+    return caf::error{caf::exit_reason::unhandled_exception};
   });
   self->set_exit_handler([self](caf::exit_msg& m) {
     auto& s = self->state;

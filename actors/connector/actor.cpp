@@ -58,6 +58,16 @@ void hear_agent(self_ptr self, const agent_message& m) {
   shell::handle<traits>(self, std::move(e));
 }
 
+/// What waits behind it in the mailbox goes into the same save: a thousand new tunnels are a few steps of the
+/// agent's set, not a thousand.
+template <class Wish> bool noted(self_ptr self, const Wish& w) {
+  auto& s = self->state;
+  if (!s.machine.known()) return false;
+  note(s.machine, w);
+  shell::arm(self, shell::now_of(self).steady_ms);
+  return true;
+}
+
 struct announcer {
   self_ptr self;
 
@@ -165,11 +175,13 @@ connector_actor::behavior_type actor(self_ptr self, entity_context ctx, std::str
       [self](v1::Command& command) { return shell::ask<traits>(self, std::move(command)); },
       [self](const agent_message& m) { hear_agent(self, m); },
       [self](v1::AttachTunnel& a) {
+        if (noted(self, a)) return;
         event e;
         *e.mutable_attach() = std::move(a);
         shell::handle<traits>(self, std::move(e));
       },
       [self](v1::DetachTunnel& d) {
+        if (noted(self, d)) return;
         event e;
         *e.mutable_detach() = std::move(d);
         shell::handle<traits>(self, std::move(e));

@@ -514,6 +514,7 @@ void hear_reloaded(state& s, const event& e, moment now) {
   const bool first = !s.known(), had = exists(s);
   const v1::ConnectorRow before = s.row();
   s.set_known(true);
+  const auto held = s.attachments();
   s.mutable_attachments()->clear();
   s.clear_row();
   if (r.has_row() && r.row().has_connector()) {
@@ -534,6 +535,13 @@ void hear_reloaded(state& s, const event& e, moment now) {
       s.set_addressing_changed(true);
       s.set_targets_changed(true);
       s.set_settled_digest("");
+      // What hung off a tunnel that is gone, or was deleted around us: the agent lets go of it, and a tunnel that
+      // still wants it asks again.
+      for (const auto& [key, a] : held)
+        if (!s.attachments().contains(key)) {
+          s.set_set_changed_by_rival(true);
+          owe_state(s, a.tunnel(), a.tunnel_uid(), a.tunnel_generation());
+        }
     }
   }
   if (r.conflict()) {
@@ -967,9 +975,14 @@ void reconcile(transition& t, moment now) {
     p.row.set_clock_skew_ms(s.welcome().clock_skew_ms());
   }
   std::optional<state> after;
-  if (s.wishes_size() > 0 || s.targets_changed()) {
+  if (s.wishes_size() > 0 || s.targets_changed() || s.set_changed_by_rival()) {
     after = s;
     plan_wishes(s, *after, p);
+    if (s.set_changed_by_rival()) {  // no step leads there: the agent gets the whole set
+      p.row.set_attachment_generation(next_generation(s));
+      after->clear_changes();
+      after->set_set_changed_by_rival(false);
+    }
     if (s.targets_changed()) plan_targets(s, *after, p);
   }
   plan_row(s, p, now);
@@ -1308,6 +1321,9 @@ void adopt(state& next, const saved& written) {
     if (it != next.mutable_attachments()->end()) it->second = row.attachment();
   }
 }
+
+void note(state& s, const v1::AttachTunnel& a) { hear_attach(s, a); }
+void note(state& s, const v1::DetachTunnel& d) { hear_detach(s, d); }
 
 transition step(state before, const event& e, moment now) {
   transition t;

@@ -61,6 +61,10 @@ state initial(partition_id partition, epoch_t epoch, std::int64_t incarnation, s
 /// else: what the stored rows owe is derived anew at every step, so an announcement that got lost is made again.
 transition step(state s, const event& e, moment now);
 
+/// Remembers what a tunnel asks for and decides nothing: many of them can be stored in one step, at the next wake.
+void note(state& s, const v1::AttachTunnel& a);
+void note(state& s, const v1::DetachTunnel& d);
+
 /// Takes over what the store wrote (versions) into the state that follows.
 void adopt(state& next, const saved& written);
 

@@ -209,3 +209,24 @@ TEST_CASE_METHOD(connector_world, "a row that cannot be read yet is read when th
   tell(attach());
   CHECK(row().attachment_generation() != 0);
 }
+
+TEST_CASE_METHOD(connector_world, "a thousand tunnels that ask at once are a few steps of the set") {
+  stored(30'000);
+  start();
+  heartbeat();
+  const auto before = db.writes.size();
+  for (int i = 0; i < 1000; ++i) {
+    auto a = attach();
+    a.set_tunnel("web-" + std::to_string(i));
+    a.set_tunnel_uid("t" + std::to_string(i));
+    self->send(connector, a);
+  }
+  run();
+  advance(2s);
+  CHECK(db.writes.size() - before <= 10);
+  CHECK(held == row().attachment_generation());
+  CHECK(row().attached_generation() == row().attachment_generation());
+  std::size_t stored_ones = 0;
+  for (const auto& [key, r] : db.rows) stored_ones += r.has_attachment();
+  CHECK(stored_ones == 1000);
+}

@@ -1089,6 +1089,29 @@ TEST_CASE_METHOD(world, "connector: a rival's change is taken as a change, its l
   CHECK(row->online());
 }
 
+TEST_CASE_METHOD(world, "connector: an attachment that a rival deleted is let go, and its tunnel hears of it") {
+  online();
+  attach();
+  command_reply(commands(busv1::AgentCommand::kAttach)[0].command_id(), 1);
+  REQUIRE(row->attached_generation() == 1);
+  forget();
+  attachments.clear();
+  auto r = rows();
+  r.set_rival(true);
+  say_reloaded(r);
+  CHECK(row->attachment_generation() == 2);
+  REQUIRE(commands(busv1::AgentCommand::kSet).size() == 1);  // no increment leads there
+  CHECK(commands(busv1::AgentCommand::kSet)[0].set().generation() == 2);
+  CHECK(commands(busv1::AgentCommand::kSet)[0].set().attachments_size() == 0);
+  REQUIRE(all<v1::AttachmentState>().size() == 1);
+  CHECK(all<v1::AttachmentState>()[0].tunnel_uid() == "t1");
+  CHECK_FALSE(all<v1::AttachmentState>()[0].stored());  // so it asks again
+  forget();
+  attach();
+  CHECK(attachments.contains("t1/1"));
+  CHECK(row->attachment_generation() == 3);
+}
+
 TEST_CASE_METHOD(world, "connector: an attachment that the store refuses does not hold up the others") {
   online();
   failure.emplace();
