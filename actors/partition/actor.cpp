@@ -225,9 +225,15 @@ void tell_class(self_ptr self, const std::string& name, bool only_if_changed) {
   for (const auto& n : c.allowed_networks) message.add_allowed_networks(n);
   auto print = message.SerializeAsString();
   auto& told = s.class_told[name];
+  const bool news = !told.empty() && told != print;
   if (only_if_changed && told == print) return;
   told = std::move(print);
   for (const auto& k : s.class_interest[name]) {
+    // Also those that were let go: what their rows say of the class is no longer so.
+    if (news) {
+      self->send(find_connector(self, k.first, k.second), message);
+      continue;
+    }
     auto it = s.connectors.find(k);
     if (it != s.connectors.end()) self->send(it->second, message);
   }
@@ -425,7 +431,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
                     self->system().render(down.reason));
     }
   });
-  if (!reserved(self)) load(self);
+  load(self);  // the reserved one, too: what rivals wrote while nobody owned it is adopted
   self->send(self, wake_up{0});
   return {
       [self](const bus_message& m) {
