@@ -408,7 +408,10 @@ stack::stack(stack_options options) : impl_{std::make_unique<impl>(std::move(opt
     if (impl_->options.with_envoy && has_envoy())
       start_envoy();
   } catch (...) {
-    impl_->kept = impl_->kept || warrend().pid() > 0;
+    if (impl_->options.keep_logs) {
+      impl_->place.keep();
+      std::fprintf(stderr, "the stack's files are kept in %s\n", impl_->place.path().c_str());
+    }
     throw;
   }
 }
@@ -416,7 +419,7 @@ stack::stack(stack_options options) : impl_{std::make_unique<impl>(std::move(opt
 stack::~stack() {
   if (impl_ == nullptr)
     return;
-  const bool failed = std::uncaught_exceptions() > impl_->exceptions;
+  const bool failed = impl_->options.keep_logs && std::uncaught_exceptions() > impl_->exceptions;
   const bool keep_logs = failed || !from_environment("WARREN_TEST_KEEP").empty();
   for (auto& each : impl_->agents)
     each->kill();

@@ -87,6 +87,7 @@ struct stack_options {
   std::string project = "demo";
   settings configuration = {};       ///< more of warrend's settings, by key: {"database.lanes", "1"}
   settings environment = {};         ///< of warrend's first start: {"WARREN_FAILPOINT", "after_commit"}
+  bool keep_logs = true;             ///< when an exception is on its way
   std::uint16_t visitor_port = 0;    ///< where Envoy listens; 0: a free port
 };
 
