@@ -57,6 +57,7 @@ template <class Traits> struct shell_state {
   std::int64_t armed_ms = 0;        ///< when the armed wake fires; 0: none
   std::uint64_t wake_serial = 0;    ///< of the armed wake; an older one is ignored
   std::int64_t idle_since_ms = 0;   ///< nothing owed since then; 0: busy
+  std::int64_t conflict_since_ms = 0;  ///< the first conflict of the save that is being tried again; 0: none
 };
 
 namespace shell {
@@ -202,6 +203,11 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
           [self, t = std::move(t)](save_result& result) mutable {
             auto& st = self->state;
             if (auto* done = std::get_if<saved>(&result)) {
+              if (st.conflict_since_ms != 0) {
+                const auto waited = now_of(self).steady_ms - st.conflict_since_ms;
+                st.ctx.count->observe("warren_conflict_retry_seconds", static_cast<double>(waited) / 1000);
+                st.conflict_since_ms = 0;
+              }
               Traits::adopt(t.next, *done);
               finish<Traits>(self, std::move(t), done);
               return;
@@ -209,6 +215,7 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
             answer_decided(st, t.replies);
             if (std::holds_alternative<save_conflict>(result)) {
               st.machine = std::move(t.kept);
+              if (st.conflict_since_ms == 0) st.conflict_since_ms = now_of(self).steady_ms;
               reload<Traits>(self, true, false);
             } else if (std::holds_alternative<save_lost>(result)) {
               answer_all(self, errc::not_owner, "the partition has moved");

@@ -63,9 +63,24 @@ void hear_agent(self_ptr self, const agent_message& m) {
 template <class Wish> bool noted(self_ptr self, const Wish& w) {
   auto& s = self->state;
   if (!s.machine.known()) return false;
-  note(s.machine, w);
-  shell::arm(self, shell::now_of(self).steady_ms);
+  const auto now = shell::now_of(self);
+  note(s.machine, w, now);
+  shell::arm(self, now.steady_ms);
   return true;
+}
+
+std::string_view name_of(const busv1::AgentCommand& c) {
+  switch (c.command_case()) {
+    case busv1::AgentCommand::kAttach: return "attach";
+    case busv1::AgentCommand::kDetach: return "detach";
+    case busv1::AgentCommand::kSet: return "set";
+    case busv1::AgentCommand::kReport: return "report";
+    case busv1::AgentCommand::kSuperseded: return "superseded";
+    case busv1::AgentCommand::kHelloAgain: return "hello_again";
+    case busv1::AgentCommand::kSetInterval: return "set_interval";
+    case busv1::AgentCommand::COMMAND_NOT_SET: return "none";
+  }
+  return "none";
 }
 
 struct announcer {
@@ -73,6 +88,7 @@ struct announcer {
 
   void operator()(const agent_command& c) const {
     auto& s = self->state;
+    s.ctx.count->add("warren_agent_commands_total", name_of(c.command));
     auto subject = bus::command_subject(s.project, bus::kind_connector, s.name);
     auto payload = c.command.SerializeAsString();
     if (!c.answered) {
@@ -187,6 +203,7 @@ connector_actor::behavior_type actor(self_ptr self, entity_context ctx, std::str
         shell::handle<traits>(self, std::move(e));
       },
       [self](v1::PushAddressing& p) {
+        if (noted(self, p)) return;
         event e;
         *e.mutable_push() = std::move(p);
         shell::handle<traits>(self, std::move(e));

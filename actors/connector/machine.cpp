@@ -1322,8 +1322,9 @@ void adopt(state& next, const saved& written) {
   }
 }
 
-void note(state& s, const v1::AttachTunnel& a) { hear_attach(s, a); }
-void note(state& s, const v1::DetachTunnel& d) { hear_detach(s, d); }
+void note(state& s, const v1::AttachTunnel& a, moment) { hear_attach(s, a); }
+void note(state& s, const v1::DetachTunnel& d, moment) { hear_detach(s, d); }
+void note(state& s, const v1::PushAddressing& p, moment now) { hear_push(s, p, now); }
 
 transition step(state before, const event& e, moment now) {
   transition t;

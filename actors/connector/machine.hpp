@@ -62,8 +62,9 @@ state initial(partition_id partition, epoch_t epoch, std::int64_t incarnation, s
 transition step(state s, const event& e, moment now);
 
 /// Remembers what a tunnel asks for and decides nothing: many of them can be stored in one step, at the next wake.
-void note(state& s, const v1::AttachTunnel& a);
-void note(state& s, const v1::DetachTunnel& d);
+void note(state& s, const v1::AttachTunnel& a, moment now);
+void note(state& s, const v1::DetachTunnel& d, moment now);
+void note(state& s, const v1::PushAddressing& p, moment now);
 
 /// Takes over what the store wrote (versions) into the state that follows.
 void adopt(state& next, const saved& written);

@@ -28,6 +28,7 @@ template <class Change> void change(self_ptr self, Change what) {
     s.count->set("warren_mass_silence", s.watch.on() ? 1 : 0);
     s.tell(s.watch.on());
   }
+  s.count->set("warren_connectors_online", static_cast<double>(s.watch.online()));
   const auto at = s.watch.wake_at_ms();
   if (at == 0 || at == s.armed_ms) return;
   s.armed_ms = at;

@@ -38,7 +38,6 @@ constexpr metric table[] = {
     {"warren_connectors_online", type::gauge, "", "Connectors that this instance owns and holds to be online."},
     {"warren_mass_silence", type::gauge, "", "1 while silence does not count, because too many fell silent at once."},
     {"warren_agent_commands_total", type::counter, "command", "Commands sent to agents."},
-    {"warren_entities", type::gauge, "kind", "Entities that are awake on this instance."},
     {"warren_partitions_owned", type::gauge, "", "Partitions that this instance owns."},
     {"warren_takeovers_total", type::counter, "", "Partitions taken by this instance."},
     // bus
