@@ -43,16 +43,40 @@ unary* list(context& shared, rpc& of, const Request& q, Response& a, Query query
       });
 }
 
+/// A refusal that follows from this instance's copy alone, before the owner is asked; nothing: go on. A copy that
+/// is not complete refuses nothing. A rival in the same instant gets through; the gateway is then refused by name.
+template <class Judge>
+std::optional<grpc::Status> refused(context& shared, Judge judge) {
+  return shared.view.read([&](const replica::tables& tables) -> std::optional<grpc::Status> {
+    if (!warm_enough(tables, shared.partition_of("")).ok()) return std::nullopt;
+    return judge(tables);
+  });
+}
+std::optional<grpc::Status> class_missing(context& shared, const std::string& name) {
+  if (!protocol::is_label(name)) return std::nullopt;  // check() says what is wrong with it, and what none means
+  return refused(shared, [&](const replica::tables& tables) -> std::optional<grpc::Status> {
+    if (tables.gateway_classes.contains(name)) return std::nullopt;
+    return invalid_status({{"gateway.gateway_class", "there is no gateway class " + name}});
+  });
+}
+unary* finished(context& shared, rpc& of, const grpc::Status& status) {
+  call c{shared, of};
+  if (c.admitted()) c.finish(status);
+  return c.reactor();
+}
+
 }  // namespace
 
 // ---- gateways ----
 
 unary* gateway_service::CreateGateway(rpc* of, const api::CreateGatewayRequest* q, api::Gateway* a) {
+  if (const auto no = class_missing(shared_, q->gateway().gateway_class())) return finished(shared_, *of, *no);
   return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) {
     *a = shared_.view.read([&](const auto& tables) { return to_api(reply.row().gateway(), tables, true); });
   });
 }
 unary* gateway_service::UpdateGateway(rpc* of, const api::UpdateGatewayRequest* q, api::Gateway* a) {
+  if (const auto no = class_missing(shared_, q->gateway().gateway_class())) return finished(shared_, *of, *no);
   return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) {
     *a = shared_.view.read([&](const auto& tables) { return to_api(reply.row().gateway(), tables, true); });
   });
@@ -120,6 +144,18 @@ unary* class_service::UpdateGatewayClass(rpc* of, const api::UpdateGatewayClassR
   return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().gateway_class()); });
 }
 unary* class_service::DeleteGatewayClass(rpc* of, const api::DeleteGatewayClassRequest* q, Empty*) {
+  const auto used = refused(shared_, [&](const replica::tables& tables) -> std::optional<grpc::Status> {
+    const std::string_view prefix = "gatewayClasses/";
+    if (!q->name().starts_with(prefix)) return std::nullopt;
+    const auto name = q->name().substr(prefix.size());
+    if (!tables.gateway_classes.contains(name)) return std::nullopt;
+    for (const auto& [gateway, row] : tables.gateways)
+      if (row->class_() == name)
+        return error_status(errc::failed_precondition,
+                            "gateway " + gateway + " is of this class: delete it, or move it to another class, first");
+    return std::nullopt;
+  });
+  if (used) return finished(shared_, *of, *used);
   return change(shared_, *of, *q, [](const corev1::Reply&) {});
 }
 unary* class_service::GetGatewayClass(rpc* of, const api::GetGatewayClassRequest* q, api::GatewayClass* a) {

@@ -110,7 +110,7 @@ grpc::Status reply_status(const corev1::Reply& reply, const std::string& prefix,
   std::string message = reply.message().empty() ? reply.code() : reply.message();
   if (!reply.field().empty()) {
     const bool of_request = reply.field() == "request_id" || reply.field() == "etag" || reply.field() == "name" ||
-                            reply.field() == "public_key";
+                            reply.field() == "public_key" || reply.field() == "tunnel_id" || reply.field() == "connector_id";
     const auto field = of_request ? reply.field() : prefix + reply.field();
     details.violations.push_back({field, message});
     if (code == errc::invalid) message = fmt::format("{}: {}", field, message);
