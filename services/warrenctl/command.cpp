@@ -755,6 +755,22 @@ int run(std::vector<std::string> arguments, surroundings& around) {
   try {
     std::reverse(arguments.begin(), arguments.end());
     line.app.parse(arguments);
+  } catch (const CLI::RequiredError& e) {
+    // A word that is no verb is what is wrong, not that one is missing.
+    const auto unknown = line.app.remaining(true);
+    const CLI::App* at = &line.app;
+    for (const auto* noun : line.app.get_subcommands())
+      if (!noun->get_subcommands([](const CLI::App*) { return true; }).empty() && noun->get_subcommands().empty()) at = noun;
+    const auto known = at->get_subcommands([](const CLI::App*) { return true; });
+    if (unknown.empty() || known.empty()) {
+      line.app.exit(e, around.out, around.err);
+      return wrong_usage;
+    }
+    std::vector<std::string> names;
+    for (const auto* each : known) names.push_back(each->get_name());
+    around.err << fmt::format("warrenctl: {} knows no {}\nhint: there are: {}\n", at->get_name(), unknown.front(),
+                              fmt::join(names, ", "));
+    return wrong_usage;
   } catch (const CLI::ParseError& e) {
     const int code = line.app.exit(e, around.out, around.err);
     return code == 0 ? done : wrong_usage;
