@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
     load_tunnels(server, tunnels, project, {"home"}, world.demo_origin().url(), std::max(1, loaded_tunnels));
     gaze visitor{world.visitor_port(), "load-0.bench.example", std::chrono::microseconds{500}, milliseconds{250}};
     had(visitor.await_status(200, clock::now(), patience), "a visitor's 200");
-    const auto pushes = [&] { return world.metric("warren_gateway_responses_total"); };
+    const auto pushes = [&] { return world.metric("warren_gateway_pushes_total"); };
 
     sample killed_api, killed_any, killed_503, back_200, back_api;
     line.say(fmt::format("killing it {} times", rounds));
@@ -59,6 +59,8 @@ int main(int argc, char** argv) {
       // The instance must have reached it by itself, or only the lease may decide.
       if (!stack::poll_until([&] { return world.sql("SELECT dialable FROM connector WHERE name = 'home'").starts_with("t"); }, patience))
         throw stack::stack_error("no instance has reached the agent");
+      // A connector is suspected once in an interval, whatever the reason.
+      std::this_thread::sleep_for(milliseconds{heartbeat_ms + 100});
       const auto before = pushes();
       const auto died = clock::now();
       agent.kill();

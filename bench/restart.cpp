@@ -134,7 +134,7 @@ int main(int argc, char** argv) {
       const auto rows = [&] { return world.metric("warren_store_rows_written_total"); };
       stack::poll_until([&, before = rows()]() mutable { const auto now = rows(); return std::exchange(before, now) == now; }, patience, milliseconds{2'000});
       const auto rows_before = rows(), transactions = world.metric("warren_store_transactions_total"),
-                 pushes = world.metric("warren_gateway_responses_total"), received = world.metric("warren_heartbeats_total");
+                 pushes = world.metric("warren_gateway_pushes_total"), received = world.metric("warren_heartbeats_total");
       const auto wanted = static_cast<double>(connectors) * beats;
       const auto from = clock::now();
       if (!stack::poll_until([&] { return world.metric("warren_heartbeats_total") - received >= wanted; },
@@ -145,7 +145,7 @@ int main(int argc, char** argv) {
       out.figure("heartbeats taken in", wanted / took, "/s");
       out.figure("rows written for them", rows() - rows_before, "", 0);
       out.figure("transactions for them", world.metric("warren_store_transactions_total") - transactions, "", 0);
-      out.figure("responses to the gateway for them", world.metric("warren_gateway_responses_total") - pushes, "", 0);
+      out.figure("responses to the gateway for them", world.metric("warren_gateway_pushes_total") - pushes, "", 0);
     }
     return out;
   });

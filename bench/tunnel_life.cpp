@@ -81,8 +81,8 @@ int main(int argc, char** argv) {
     legs with, without;  // a visitor who asks all the time
     std::size_t not_expected = 0;
     const auto transactions = world.metric("warren_store_transactions_total");
-    const auto bytes = world.metric("warren_gateway_bytes_total");
-    const auto responses = world.metric("warren_gateway_responses_total");
+    const auto bytes = world.metric("warren_gateway_push_bytes_total");
+    const auto responses = world.metric("warren_gateway_pushes_total");
     const auto messages = world.metric("warren_bus_messages_total", "out");
     const auto create = [&](const std::string& name, std::size_t n, legs& into, bool visited) {
       const auto host = name + ".bench.example";
@@ -114,8 +114,8 @@ int main(int argc, char** argv) {
     for (int n = 0; n < measured; ++n) create(fmt::format("quiet-{}", n), static_cast<std::size_t>(n), without, false);
     const auto each = [&](double before, double now) { return (now - before) / measured; };
     const auto transactions_each = each(transactions, world.metric("warren_store_transactions_total"));
-    const auto bytes_each = each(bytes, world.metric("warren_gateway_bytes_total"));
-    const auto responses_each = each(responses, world.metric("warren_gateway_responses_total"));
+    const auto bytes_each = each(bytes, world.metric("warren_gateway_push_bytes_total"));
+    const auto responses_each = each(responses, world.metric("warren_gateway_pushes_total"));
     const auto messages_each = each(messages, world.metric("warren_bus_messages_total", "out"));
     for (int n = 0; n < measured; ++n) create(fmt::format("visited-{}", n), static_cast<std::size_t>(n), with, true);
 
