@@ -11,6 +11,7 @@ namespace {
 
 using self_ptr = placement_actor::stateful_pointer<actor_state>;
 
+constexpr std::uint64_t lease_end = 1;  // serial of the wake at the end of a lease
 constexpr int moves_max = 8;  // released in one round: a successor activates them before the next ones move
 
 std::int64_t steady_ms(self_ptr self) {
@@ -41,6 +42,12 @@ void stop_all(self_ptr self, const char* why) {
   changed(self);
 }
 
+/// Whether our own clock says that nobody else can have taken over yet.
+bool safe(self_ptr self) {
+  const auto& s = self->state;
+  return s.held && steady_ms(self) < s.lease_until_ms;
+}
+
 void start(self_ptr self, const partition_row& row) {
   auto& s = self->state;
   if (auto it = s.epochs.find(row.id); it != s.epochs.end()) {
@@ -59,6 +66,7 @@ void start(self_ptr self, const partition_row& row) {
 }
 
 void take_next(self_ptr self);
+void renew(self_ptr self);
 
 /// What the database says after one of our statements.
 void learn(self_ptr self, const placement_view& view) {
@@ -79,8 +87,10 @@ void learn(self_ptr self, const placement_view& view) {
     spdlog::warn("partition {} has moved", id);
     stop(self, id);
   }
-  for (const auto& row : view.partitions)
-    if (row.owner == s.ctx.me && !s.draining) start(self, row);
+  // An answer that comes after the lease is over says what was; the next renewal says what is.
+  if (safe(self) && !s.draining)
+    for (const auto& row : view.partitions)
+      if (row.owner == s.ctx.me && !s.releasing.contains(row.id)) start(self, row);
   if (!lost.empty()) changed(self);
 }
 
@@ -128,48 +138,65 @@ void release_next(self_ptr self, std::vector<partition_id> ids) {
   }
   const auto id = ids.back();
   ids.pop_back();
-  const auto epoch = s.epochs.contains(id) ? s.epochs.at(id) : 0;
+  const auto held = s.epochs.find(id);
+  if (held == s.epochs.end()) return release_next(self, std::move(ids));  // lost meanwhile, or on its way already
+  const auto epoch = held->second;
+  s.releasing.insert(id);
   stop(self, id);
   self->request(s.ctx.leases, caf::infinite, release_partition{id, epoch})
       .then(
-          [self, ids](const placement_view&) {
-            ++self->state.released;
+          [self, id, ids](const placement_view& view) {
+            self->state.releasing.erase(id);
+            if (view.error.empty()) ++self->state.released;
             release_next(self, ids);
           },
-          [self, ids](const caf::error&) { release_next(self, ids); });
+          [self, id, ids](const caf::error&) {
+            self->state.releasing.erase(id);
+            release_next(self, ids);
+          });
 }
 
 void renew(self_ptr self) {
   auto& s = self->state;
+  if (s.renewing) return;  // an answer is promised; a queue of renewals would only keep it waiting
+  s.renewing = true;
   const auto sent = steady_ms(self);
   self->request(s.ctx.leases, caf::infinite, renew_lease{s.bus_ok, s.draining})
       .then(
           [self, sent](const placement_view& view) {
             auto& st = self->state;
+            st.renewing = false;
             if (!view.error.empty() || !view.renewed) {
               if (!view.error.empty()) spdlog::warn("the instance lease was not renewed: {}", view.error);
               return;
             }
-            st.lease_until_ms = sent + st.ctx.lease.count();
+            const auto until = sent + st.ctx.lease.count();
+            if (until <= steady_ms(self)) return renew(self);  // over before we heard of it
+            st.lease_until_ms = until;
             const bool first = !st.held;
             st.held = true;
+            self->delayed_send(self, millis{until - steady_ms(self)}, wake_up{lease_end});
             learn(self, view);
             act(self, view);
             if (first) changed(self);
           },
-          [](const caf::error&) {});
+          [self](const caf::error&) { self->state.renewing = false; });
+}
+
+/// Nobody else may start our partitions before our own clock says that the lease could be over.
+void end_lease(self_ptr self) {
+  auto& s = self->state;
+  if (!s.held || safe(self)) return;
+  s.held = false;
+  s.to_take.clear();
+  stop_all(self, "the instance lease could not be renewed in time");
+  changed(self);
 }
 
 void tick(self_ptr self) {
-  auto& s = self->state;
-  // Nobody else may start our partitions before our own clock says that the lease could be over.
-  if (s.held && steady_ms(self) >= s.lease_until_ms) {
-    s.held = false;
-    stop_all(self, "the instance lease could not be renewed in time");
-    changed(self);
-  }
+  end_lease(self);
   renew(self);
-  self->delayed_send(self, s.ctx.lease / 3, wake_up{0});
+  self->delayed_send(self, self->state.ctx.lease / 3, wake_up{0});
 }
 
 }  // namespace
@@ -191,6 +218,10 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
       changed(self);
       return;
     }
+  });
+  self->set_exit_handler([self](caf::exit_msg& m) {
+    stop_all(self, "the instance stops");
+    self->quit(std::move(m.reason));
   });
   self->send(self, wake_up{0});
   return {
@@ -230,7 +261,10 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
         st.silence = m.on;
         for (auto& [id, handle] : st.running) self->send(handle, m);
       },
-      [self](const wake_up&) { tick(self); },
+      [self](const wake_up& w) {
+        if (w.serial == lease_end) return end_lease(self);
+        tick(self);
+      },
   };
 }
 

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "actors/messages.hpp"
@@ -65,7 +66,9 @@ struct actor_state {
   bool bus_ok = true;
   bool silence = false;
   bool draining = false;
+  bool renewing = false;            ///< one is under way
   std::vector<partition_id> to_take;
+  std::set<partition_id> releasing;  ///< stopped here; a view from before the release is no reason to start again
   caf::typed_response_promise<drained> drain_promise;
   int released = 0;
   std::int64_t incarnation = 0;
