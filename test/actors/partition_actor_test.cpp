@@ -1,0 +1,394 @@
+// test/actors/partition_actor_test.cpp -- a partition on virtual time: what reaches which entity, what is dropped,
+// who is let go and who comes back.
+#include <catch2/catch.hpp>
+
+#include <sstream>
+#include <stdexcept>
+
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include "actors/core/conditions.hpp"
+#include "actors/core/subjects.hpp"
+#include "actors/partition/actor.hpp"
+#include "test/support/actor_fixture.hpp"
+#include "test/support/rows.hpp"
+
+using namespace warren;
+
+namespace {
+
+/// The store in memory, and what the partition asks of it that an entity does not.
+struct partition_store {
+  test::memory_store* db = nullptr;
+  std::vector<v1::Row> rivals;   ///< what adopt_rivals answers once
+  int loads = 0, adoptions = 0, entity_loads = 0;
+};
+store_actor::behavior_type partition_store_actor(store_actor::pointer, partition_store* s) {
+  return {
+      [s](const save_request& q) { return s->db->save(q); },
+      [s](const load_entity& q) {
+        ++s->entity_loads;
+        return s->db->load(q);
+      },
+      [s](const load_partition& q) {
+        ++s->loads;
+        return s->db->load_all(q.partition);
+      },
+      [s](const find_answer& q) { return s->db->find(q); },
+      [s](const load_naming& q) {
+        if (s->db->away) return loaded{.error = "the database is away"};
+        return s->db->load(q);
+      },
+      [s](const adopt_rivals&) {
+        ++s->adoptions;
+        if (s->db->away) return loaded{.error = "the database is away"};
+        return loaded{.rows = std::exchange(s->rivals, {})};
+      },
+      [](const fetch_changes&) { return changes{}; },
+  };
+}
+
+struct partition_world : test::actor_fixture {
+  partition_store store{&db};
+  partition_actor partition;
+  partition_id id = partition_of("acme", 4);
+  bool poison = false;  ///< every transition of an entity throws
+  partition::partition_context::class_answer default_class{true, true, {}};
+  revision_t seen = 0;
+  std::ostringstream log;
+  std::shared_ptr<spdlog::logger> logger_before = spdlog::default_logger();
+
+  partition_world() {
+    auto sink = std::make_shared<spdlog::sinks::ostream_sink_st>(log);
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>("test", sink));
+  }
+  ~partition_world() { spdlog::set_default_logger(logger_before); }
+
+  void start(partition_id which) {
+    partition::partition_context c;
+    c.entity = context({}, which, 1);
+    c.entity.store = spawn(partition_store_actor, &store);
+    c.entity.fresh_uid = [this] {
+      if (poison) throw std::runtime_error{"poisoned"};
+      return "uid" + std::to_string(++uids);
+    };
+    c.partitions = 4;
+    c.started_steady_ms = steady_ms();
+    c.find_class = [this](const std::string&) { return default_class; };
+    c.seen_revision = [this](partition_id) { return seen; };
+    partition = spawn(partition::actor, std::move(c));
+  }
+  void start() { start(id); }
+
+  void on_bus(std::string subject, std::string payload, std::string reply_to = "") {
+    self->send(partition, bus_message{std::move(subject), std::move(payload), std::move(reply_to)});
+    run();
+  }
+  void ask(const v1::Command& c, std::string reply_to = "inbox") {
+    on_bus(bus::api_subject(id), c.SerializeAsString(), std::move(reply_to));
+  }
+  std::vector<v1::Reply> replies(const std::string& to = "inbox") const {
+    std::vector<v1::Reply> out;
+    for (const auto& p : bus.published)
+      if (p.subject == to) {
+        out.emplace_back();
+        REQUIRE(out.back().ParseFromString(p.payload));
+      }
+    return out;
+  }
+  long published(const std::string& subject) const {
+    return std::count_if(bus.published.begin(), bus.published.end(), [&](const auto& p) { return p.subject == subject; });
+  }
+  static v1::Command create_tunnel(const std::string& name = "web", const std::string& project = "acme") {
+    v1::Command c;
+    c.set_project(project);
+    c.mutable_caller()->set_method("CreateTunnel");
+    auto& t = *c.mutable_create_tunnel();
+    t.set_name(name);
+    t.mutable_spec()->add_hostnames(name + ".example.com");
+    t.mutable_spec()->set_enabled(true);
+    t.mutable_spec()->set_gateway_class("default");
+    auto* r = t.mutable_spec()->add_rules();
+    r->set_path_prefix("/");
+    r->set_connector("home");
+    r->set_target("http://localhost:8080");
+    return c;
+  }
+  static v1::Command create_connector(const std::string& name = "home") {
+    v1::Command c;
+    c.set_project("acme");
+    c.mutable_caller()->set_method("CreateConnector");
+    c.mutable_create_connector()->set_name(name);
+    c.mutable_create_connector()->mutable_spec()->set_class_("default");
+    c.mutable_create_connector()->mutable_spec()->set_lease_duration_ms(30'000);
+    return c;
+  }
+  v1::TunnelRow tunnel(const std::string& name = "web") const { return db.rows.at("tunnel/acme/" + name).tunnel(); }
+  double dropped(const std::string& why) { return count.values["warren_bus_dropped_total{" + why + "}"]; }
+  int logged(const std::string& what) const {
+    int n = 0;
+    const auto text = log.str();
+    for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
+    return n;
+  }
+  std::string challenge() const {
+    busv1::HelloRequest hello;
+    hello.set_version(1);
+    hello.set_nonce(std::string(16, 'n'));
+    return hello.SerializeAsString();
+  }
+};
+
+}  // namespace
+
+TEST_CASE_METHOD(partition_world, "commands over the bus are answered where the asker waits") {
+  start();
+  for (const auto& subject : {bus::api_subject(id), bus::ack_subject(id), bus::hello_wildcard(id), bus::heartbeat_wildcard(id),
+                              bus::event_wildcard(id)})
+    CHECK(std::count(bus.subscribed.begin(), bus.subscribed.end(), subject) == 1);
+  ask(create_tunnel());
+  REQUIRE(replies().size() == 1);
+  CHECK(replies()[0].code().empty());
+  CHECK(replies()[0].row().tunnel().uid() == tunnel().uid());
+  CHECK(replies()[0].partition() == id);
+  ask(create_tunnel());
+  CHECK(replies().back().code() == "already_exists");
+  ask(create_connector());
+  CHECK(replies().back().row().connector().name() == "home");
+  ask(create_tunnel("quiet"), "");  // nobody waits: done all the same
+  CHECK(db.rows.contains("tunnel/acme/quiet"));
+  CHECK(replies("").empty());
+}
+
+TEST_CASE_METHOD(partition_world, "what belongs elsewhere is never activated here") {
+  std::string foreign = "other";
+  for (int i = 0; partition_of(foreign, 4) == id; ++i) foreign = "other" + std::to_string(i);
+  start();
+  ask(create_tunnel("web", foreign));
+  CHECK(replies().back().code() == "not_owner");
+  v1::Command gateway;
+  gateway.mutable_create_gateway()->set_name("gw-a");
+  ask(gateway);
+  CHECK(replies().back().code() == "invalid");
+  ask(create_tunnel("we/b"));
+  CHECK(replies().back().code() == "invalid");
+  CHECK(replies().back().field() == "name");
+  on_bus(bus::hello_subject(id, foreign, bus::kind_connector, "home"), challenge(), "agent");
+  on_bus(bus::hello_subject(id, "acme", bus::kind_peer, "home"), challenge(), "agent");
+  CHECK(replies("agent").empty());
+  CHECK(dropped("foreign") == 2);
+  CHECK(db.rows.empty());
+  CHECK(store.entity_loads == 0);
+}
+
+TEST_CASE_METHOD(partition_world, "the reserved partition holds gateways and classes, and nothing else") {
+  id = 4;
+  start(4);
+  CHECK(store.loads == 1);  // adopts what rivals wrote while nobody owned it
+  CHECK(bus.subscribed.size() == 2);
+  v1::Command gateway;
+  gateway.mutable_create_gateway()->set_name("gw-a");
+  gateway.mutable_create_gateway()->mutable_spec()->set_class_("default");
+  ask(gateway);
+  REQUIRE(replies().size() == 1);
+  CHECK(replies()[0].row().gateway().class_() == "default");
+  CHECK(db.rows.contains("gateway/gw-a"));
+  gateway.mutable_create_gateway()->set_name("no label");
+  ask(gateway);
+  CHECK(replies().back().code() == "invalid");
+  gateway.mutable_create_gateway()->set_name("");
+  ask(gateway);
+  CHECK(replies().back().code() == "invalid");
+  ask(create_tunnel());
+  CHECK(replies().back().code() == "not_owner");
+  on_bus(bus::hello_subject(4, "acme", bus::kind_connector, "home"), challenge(), "agent");
+  CHECK(dropped("foreign") == 1);
+}
+
+TEST_CASE_METHOD(partition_world, "garbage is counted, answered where somebody waits, and logged once a second") {
+  start();
+  log.str("");
+  ask(create_tunnel());  // good messages in between change nothing
+  for (int i = 0; i < 1000; ++i) on_bus(bus::api_subject(id), "\xff\xff\xff");
+  on_bus(bus::api_subject(id), "\xff\xff\xff", "garbled");
+  REQUIRE(replies("garbled").size() == 1);
+  CHECK(replies("garbled")[0].code() == "invalid");
+  CHECK(dropped("garbage") == 1001);
+  CHECK(logged("dropped a message") == 1);
+  advance(1100ms);
+  on_bus(bus::ack_subject(id), "nonsense");
+  CHECK(logged("dropped a message") == 2);
+  CHECK(logged("1000 more") == 1);
+  CHECK(dropped("garbage") == 1002);
+  auto ack = rows::ack("gw-a", 1, "caught_up", 1, id + 1);
+  on_bus(bus::ack_subject(id), ack.SerializeAsString());
+  CHECK(dropped("field") == 1);
+  on_bus("warren.v1.api." + std::to_string(id + 1), "x");
+  on_bus("some\x1b[2J.where", "x");
+  CHECK(dropped("subject") == 2);
+  on_bus(bus::heartbeat_subject(id, "acme", bus::kind_connector, "home"), std::string(limits::agent_message_bytes_max + 1, 'x'));
+  CHECK(dropped("oversized") == 1);
+  CHECK(logged("\x1b") == 0);
+}
+
+TEST_CASE_METHOD(partition_world, "a command that nobody waits for any more is dropped") {
+  start();
+  auto c = create_tunnel();
+  c.set_deadline_ms(1'700'000'000'000 + steady_ms() - 1);
+  ask(c);
+  CHECK(replies().empty());
+  CHECK(dropped("expired") == 1);
+  CHECK(db.rows.empty());
+  c.set_deadline_ms(1'700'000'000'000 + steady_ms() + 1000);
+  ask(c);
+  CHECK(replies().size() == 1);
+}
+
+TEST_CASE_METHOD(partition_world, "what an agent says reaches its connector") {
+  start();
+  auto c = create_connector();
+  c.mutable_caller()->set_method("EnrolConnector");
+  v1::Command enrol;
+  enrol.set_project("acme");
+  enrol.mutable_enrol_connector()->set_name("home");
+  enrol.mutable_enrol_connector()->set_public_key(std::string(64, 'a'));
+  *enrol.mutable_enrol_connector()->mutable_spec() = c.create_connector().spec();
+  ask(enrol);
+  REQUIRE(replies().back().code().empty());
+  on_bus(bus::hello_subject(id, "acme", bus::kind_connector, "home"), challenge(), "agent");
+  REQUIRE(published("agent") == 1);
+  busv1::HelloReply reply;
+  REQUIRE(reply.ParseFromString(bus.published.back().subject == "agent" ? bus.published.back().payload : ""));
+  CHECK(reply.challenge().size() == 32);
+}
+
+TEST_CASE_METHOD(partition_world, "gateways' reports reach the tunnels that wait for them") {
+  start();
+  ask(create_connector());
+  ask(create_tunnel());
+  CHECK(tunnel().programmed_generation() == 0);
+  on_bus(bus::ack_subject(id), rows::ack("gw-a", 1'000'000, "caught_up", 1, id).SerializeAsString());
+  advance(10s, 100ms);
+  const auto row = tunnel();
+  const auto* programmed = find_condition(row.conditions(), "Programmed");
+  REQUIRE(programmed != nullptr);
+  INFO(programmed->ShortDebugString());
+  CHECK(count.values["warren_reconcile_errors_total"] == 0);
+}
+
+TEST_CASE_METHOD(partition_world, "an entity that is idle is let go and comes back from its row") {
+  start();
+  ask(create_connector());
+  const auto loads = store.entity_loads;
+  ask(create_connector());
+  CHECK(store.entity_loads == loads);  // awake
+  advance(limits::passivate_after + 5s, 500ms);
+  ask(create_connector());
+  CHECK(store.entity_loads == loads + 1);
+  CHECK(replies().back().code() == "already_exists");
+  CHECK(count.values["warren_reconcile_errors_total"] == 0);
+}
+
+TEST_CASE_METHOD(partition_world, "an entity that fails is counted, its asker told, and a fresh one goes on") {
+  start();
+  ask(create_tunnel());
+  const auto loads = store.entity_loads;
+  poison = true;
+  ask(create_tunnel());
+  CHECK(replies().back().code() == "internal");
+  CHECK(logged("poisoned") == 1);
+  CHECK(count.values["warren_reconcile_errors_total"] >= 1);
+  CHECK(logged("an entity has failed") >= 1);
+  poison = false;
+  advance(2s);
+  CHECK(store.entity_loads > loads);  // nobody had to ask
+  ask(create_tunnel());
+  CHECK(replies().back().code() == "already_exists");
+}
+
+TEST_CASE_METHOD(partition_world, "what a rival changed is looked at by its entity, also when the database was away") {
+  start();
+  ask(create_tunnel());
+  ask(create_connector());
+  const auto loads = store.entity_loads;
+  store.rivals = {db.rows.at("tunnel/acme/web"), db.rows.at("connector/acme/home")};
+  db.away = true;
+  self->send(partition, adopt_rivals{});
+  run();
+  CHECK(store.entity_loads == loads);
+  db.away = false;
+  advance(1100ms);
+  CHECK(store.adoptions == 2);
+  CHECK(store.entity_loads == loads + 2);
+  advance(10s);
+  CHECK(store.adoptions == 2);
+}
+
+TEST_CASE_METHOD(partition_world, "a deleted row that a rival left wakes the entity it belongs to") {
+  start();
+  store.rivals = {rows::tombstone("tunnel", "acme/web", 3), rows::tombstone("attachment", "acme/home/uid/1", 3),
+                  rows::tombstone("hostname_claim", "web.example.com", 3)};
+  self->send(partition, adopt_rivals{});
+  run();
+  CHECK(store.entity_loads >= 2);
+}
+
+TEST_CASE_METHOD(partition_world, "the partition is loaded when the database is back, and entities go on from their rows") {
+  auto row = rows::tunnel("acme", "web", "home", 1, id);
+  row.set_programmed_generation(0);
+  db.rows["tunnel/acme/web"] = rows::row(row);
+  db.away = true;
+  start();
+  advance(5s);
+  CHECK(store.loads >= 5);
+  CHECK(store.loads <= 200);
+  db.away = false;
+  advance(2s);
+  const auto loads = store.loads;
+  CHECK(store.entity_loads >= 1);  // the tunnel has woken its connector
+  advance(10s);
+  CHECK(store.loads == loads);
+}
+
+TEST_CASE_METHOD(partition_world, "tunnels hear of a connector that appears, also when the database was away") {
+  start();
+  ask(create_tunnel());
+  db.away = true;
+  self->send(partition, connector_appeared{"acme", "home"});
+  run();
+  advance(3s);
+  db.away = false;
+  advance(3s);
+  ask(create_connector());
+  CHECK(replies().back().code().empty());
+  CHECK(count.values["warren_reconcile_errors_total"] == 0);
+}
+
+TEST_CASE_METHOD(partition_world, "every second the partition says which revision is seen") {
+  seen = 42;
+  start();
+  advance(5s, 100ms);
+  CHECK(published(bus::revision_subject(id)) >= 5);
+  busv1::Revision hint;
+  for (const auto& p : bus.published)
+    if (p.subject == bus::revision_subject(id)) REQUIRE(hint.ParseFromString(p.payload));
+  CHECK(hint.revision() == 42);
+  CHECK(hint.epoch() == 1);
+  CHECK(hint.partition() == id);
+  CHECK(hint.rows_size() == 0);
+}
+
+TEST_CASE_METHOD(partition_world, "a class that appears reaches connectors that were let go") {
+  default_class = {true, false, {}};
+  start();
+  ask(create_connector());
+  const auto accepted = [this] {
+    return is_true(db.rows.at("connector/acme/home").connector().conditions(), "Accepted");
+  };
+  advance(limits::passivate_after + 5s, 500ms);
+  REQUIRE_FALSE(accepted());
+  default_class = {true, true, {}};
+  advance(2s, 500ms);
+  CHECK(accepted());
+}
