@@ -77,7 +77,7 @@ std::string_view name_of(const busv1::AgentCommand& c) {
     case busv1::AgentCommand::kReport: return "report";
     case busv1::AgentCommand::kSuperseded: return "superseded";
     case busv1::AgentCommand::kHelloAgain: return "hello_again";
-    case busv1::AgentCommand::kSetInterval: return "set_interval";
+    case busv1::AgentCommand::kInterval: return "set_interval";
     case busv1::AgentCommand::COMMAND_NOT_SET: return "none";
   }
   return "none";
