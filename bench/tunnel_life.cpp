@@ -77,6 +77,7 @@ int main(int argc, char** argv) {
     line.say(fmt::format("loading {} tunnels", loaded_tunnels));
     const auto load = load_tunnels(server, watch, project, connectors, target, loaded_tunnels);
 
+    std::this_thread::sleep_for(milliseconds{1'500});  // what loading leaves behind, counters that are read once a second included
     line.say(fmt::format("creating {} tunnels one after another", measured));
     legs with, without;  // a visitor who asks all the time
     std::size_t not_expected = 0;
