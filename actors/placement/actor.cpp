@@ -63,6 +63,7 @@ void start(self_ptr self, const partition_row& row) {
   if (s.silence) self->send(handle, mass_silence{true});
   s.running[row.id] = std::move(handle);
   s.epochs[row.id] = row.epoch;
+  s.ctx.partition.entity.count->add("warren_takeovers_total");
 }
 
 void take_next(self_ptr self);

@@ -48,6 +48,7 @@ public:
         end_ = error_status(errc::overloaded, "this instance has too many watches");
       // Also one that is refused: gRPC calls it until OnDone.
       shared_.watches.insert(this->shared_from_this());
+      count_watches();
     }
     if (!end_) open(std::move(options));
     ring();
@@ -88,10 +89,16 @@ public:
     const auto self = this->shared_from_this();
     std::lock_guard lock{shared_.watches_mutex};
     shared_.watches.erase(self);
+    count_watches();
     shared_.watches_gone.notify_all();
   }
 
 private:
+  /// With the watches' lock held.
+  void count_watches() const {
+    if (shared_.config.counts != nullptr)
+      shared_.config.counts->set("warren_watch_streams", static_cast<double>(shared_.watches.size()));
+  }
   void open(replica::watch_options options) {
     options.wall_ms = wall_ms();
     options.ready = [weak = this->weak_from_this()] {
