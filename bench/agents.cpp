@@ -12,6 +12,7 @@
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
+#include <fmt/format.h>
 #include <openssl/evp.h>
 
 #include "actors/core/protocol.hpp"
@@ -113,7 +114,7 @@ struct simulated_agents::impl {
         for (auto& [name, a] : agents) carry_out(*a, a->session.connected(now_is(), is));
       });
     });
-    address = "127.0.0.1:" + std::to_string(door.local_endpoint().port());
+    address = fmt::format("127.0.0.1:{}", door.local_endpoint().port());
     answer_dials();
     thread = std::thread{[this] { io.run(); }};
   }

@@ -3,6 +3,8 @@
 
 #include <stdexcept>
 
+#include <fmt/format.h>
+
 namespace warren::bench {
 
 void must(const grpc::Status& status, const std::string& what) {
@@ -16,7 +18,7 @@ api::api(std::uint16_t port) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 10);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetMaxReceiveMessageSize(64 * 1024 * 1024);
-  channel = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(), arguments);
+  channel = grpc::CreateCustomChannel(fmt::format("127.0.0.1:{}", port), grpc::InsecureChannelCredentials(), arguments);
   tunnels = adminv1::TunnelService::NewStub(channel);
   connectors = adminv1::ConnectorService::NewStub(channel);
   operations = adminv1::OperationsService::NewStub(channel);
