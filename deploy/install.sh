@@ -60,6 +60,7 @@ install_packages() {
 install_envoy() {
   if [ -n "${WARREN_ENVOY:-}" ]; then
     [ -x "$WARREN_ENVOY" ] || die "WARREN_ENVOY names no program: $WARREN_ENVOY"
+    export WARREN_ENVOY
     return 0
   fi
   local found
