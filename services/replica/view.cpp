@@ -3,8 +3,10 @@
 #include "services/replica/view.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
+#include <google/protobuf/util/message_differencer.h>
 
 #include "actors/core/limits.hpp"
 #include "actors/core/time.hpp"
@@ -74,6 +76,19 @@ std::uint64_t print_clusters(const tables& t, const v1::TunnelRow& row, const tu
     for (const auto& a : c->addresses()) p.text(a);
   }
   return p.hash();
+}
+
+// Whether nothing is different but how far the connector's set is: with thousands of tunnels behind one connector,
+// that is news to those whose attachment has just been acknowledged, and to no other.
+bool only_set_moved(const v1::ConnectorRow& before, const v1::ConnectorRow& after) {
+  v1::ConnectorRow moved = before;
+  moved.set_version(after.version());
+  moved.set_route_version(after.route_version());
+  moved.set_attachment_generation(after.attachment_generation());
+  moved.set_attached_generation(after.attached_generation());
+  moved.clear_updated_at();
+  if (after.has_updated_at()) *moved.mutable_updated_at() = after.updated_at();
+  return google::protobuf::util::MessageDifferencer::Equals(moved, after);
 }
 
 bool same(const condition_list& a, const std::vector<v1::Condition>& b) {
@@ -446,7 +461,15 @@ void view::put(work& w, row_ptr<v1::ConnectorRow> row) {
   auto& have = tables_.connectors[key];
   w.change.connectors.insert(key);
   w.change.connectors_before.try_emplace(key, have);
-  have = std::move(row);
+  const auto before = std::exchange(have, std::move(row));
+  if (before && only_set_moved(*before, *have)) {
+    const auto [low, high] = std::minmax(before->attached_generation(), have->attached_generation());
+    for (auto it = tables_.attachments.lower_bound({key.first, key.second, "", INT64_MIN});
+         it != tables_.attachments.end() && std::get<0>(it->first) == key.first && std::get<1>(it->first) == key.second; ++it)
+      if (const auto g = it->second->attachment_generation(); low < g && g <= high)
+        w.affected.insert({key.first, it->second->tunnel()});
+    return;
+  }
   if (auto named = tables_.tunnels_by_connector.find(key); named != tables_.tunnels_by_connector.end())
     for (const auto& t : named->second) w.affected.insert({key.first, t});
 }
