@@ -70,10 +70,15 @@ std::string final_rows(const std::string& database_url, const std::string& proje
          SELECT 'claim', jsonb_build_array(hostname)::text FROM hostname_claim WHERE project = $1 AND tunnel = $2
          ORDER BY 1, 2)",
       project, tunnel);
-  std::string out;
-  for (const auto& row : rows) out += fmt::format("{} {}\n", row[0].c_str(), row[1].c_str());
-  for (auto at = out.find(tunnel); at != std::string::npos; at = out.find(tunnel, at)) out.replace(at, tunnel.size(), "*");
-  return out;
+  std::string all;
+  for (const auto& row : rows) all += fmt::format("{} {}\n", row[0].c_str(), row[1].c_str());
+  std::string out;  // by pieces: what lies between one mention of the name and the next
+  std::size_t from = 0;
+  for (auto at = all.find(tunnel); at != std::string::npos; at = all.find(tunnel, from)) {
+    out.append(all, from, at - from).push_back('*');
+    from = at + tunnel.size();
+  }
+  return out.append(all, from);
 }
 
 }  // namespace warren::bench
