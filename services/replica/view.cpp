@@ -463,7 +463,7 @@ void view::put(work& w, row_ptr<v1::ConnectorRow> row) {
   w.change.connectors_before.try_emplace(key, have);
   const auto before = std::exchange(have, std::move(row));
   if (before && only_set_moved(*before, *have)) {
-    const auto [low, high] = std::minmax(before->attached_generation(), have->attached_generation());
+    const auto [low, high] = std::minmax({before->attached_generation(), have->attached_generation()});
     for (auto it = tables_.attachments.lower_bound({key.first, key.second, "", INT64_MIN});
          it != tables_.attachments.end() && std::get<0>(it->first) == key.first && std::get<1>(it->first) == key.second; ++it)
       if (const auto g = it->second->attachment_generation(); low < g && g <= high)
