@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -17,16 +18,26 @@ namespace {
 
 using warren::agent::exit_code;
 
-/// One JSON object a line, unless a person reads along.
+std::string_view level_name(spdlog::level::level_enum level) {
+  switch (level) {
+    case spdlog::level::trace: return "trace";
+    case spdlog::level::debug: return "debug";
+    case spdlog::level::info: return "info";
+    case spdlog::level::warn: return "warn";
+    default: return "error";
+  }
+}
+
+/// One JSON object a line, unless a person reads along; keys and spelling as in warrend's log, so that one query
+/// reads both.
 class json_formatter final : public spdlog::formatter {
 public:
   void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& into) override {
-    const auto since = message.time.time_since_epoch();
-    const auto level = spdlog::level::to_string_view(message.level);
-    const nlohmann::json line{
-        {"time_ms", std::chrono::duration_cast<std::chrono::milliseconds>(since).count()},
-        {"level", std::string{level.data(), level.size()}},
-        {"message", std::string{message.payload.data(), message.payload.size()}}};
+    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(message.time.time_since_epoch()).count();
+    const nlohmann::ordered_json line{
+        {"ts", fmt::format("{:%FT%T}.{:03}Z", fmt::gmtime(static_cast<std::time_t>(ms / 1000)), ms % 1000)},
+        {"level", level_name(message.level)},
+        {"msg", std::string_view{message.payload.data(), message.payload.size()}}};
     fmt::format_to(std::back_inserter(into), "{}\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
   std::unique_ptr<spdlog::formatter> clone() const override { return std::make_unique<json_formatter>(); }

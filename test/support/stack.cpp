@@ -303,7 +303,7 @@ void agent::start(const std::vector<std::string>& more) {
 }
 
 void agent::await_session(milliseconds timeout) {
-  if (!process_.await_log("\"message\":\"session ", timeout, log_offset_))
+  if (!process_.await_log("\"msg\":\"session ", timeout, log_offset_))
     throw stack_error("the agent of " + name_ + " got no session: " + process_.log().substr(log_offset_));
 }
 
