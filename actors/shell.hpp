@@ -9,8 +9,7 @@
 //   static bool is_entity(const v1::Row&);            // the entity's own row, not a child
 //   static void announce(Self*, const announcement&); // says one thing to the world
 //   static void carried_out(Self*);                   // after each transition
-//   static event on_saved(revision_t), on_failed(code, field, message), on_reloaded(Reloaded),
-//                on_wake(), on_command(Command)
+// and derives from shell_events<event>, which makes the events that the shell itself brings.
 #pragma once
 
 #include <exception>
@@ -44,6 +43,38 @@ struct entity_context {
   std::function<std::uint64_t()> random;      ///< jitter
   std::function<std::string()> fresh_uid;     ///< 32 hex digits
   std::function<std::string(std::size_t)> secret;  ///< n random bytes, for challenges and tokens
+};
+
+/// The events that every shell brings to its machine, whatever else the entity hears. Every entity's event
+/// has these five under the same names.
+template <class Event> struct shell_events {
+  static Event on_command(v1::Command c) {
+    Event e;
+    *e.mutable_command() = std::move(c);
+    return e;
+  }
+  static Event on_reloaded(v1::Reloaded r) {
+    Event e;
+    *e.mutable_reloaded() = std::move(r);
+    return e;
+  }
+  static Event on_saved(revision_t revision) {
+    Event e;
+    e.mutable_saved()->set_revision(revision);
+    return e;
+  }
+  static Event on_failed(std::string code, std::string field, std::string message) {
+    Event e;
+    e.mutable_failed()->set_code(std::move(code));
+    e.mutable_failed()->set_field(std::move(field));
+    e.mutable_failed()->set_message(std::move(message));
+    return e;
+  }
+  static Event on_wake() {
+    Event e;
+    e.mutable_wake();
+    return e;
+  }
 };
 
 template <class Traits> struct shell_state {

@@ -9,7 +9,7 @@ namespace warren::connector {
 struct actor_state;
 using self_ptr = connector_actor::stateful_pointer<actor_state>;
 
-struct traits {
+struct traits : shell_events<event> {
   using state = connector::state;
   using event = connector::event;
   using transition = connector::transition;
@@ -21,11 +21,6 @@ struct traits {
   static bool is_entity(const v1::Row& row) { return row.has_connector(); }
   static void announce(self_ptr self, const announcement& a);
   static void carried_out(self_ptr) {}
-  static event on_command(v1::Command c);
-  static event on_reloaded(v1::Reloaded r);
-  static event on_saved(revision_t revision);
-  static event on_failed(std::string code, std::string field, std::string message);
-  static event on_wake();
 };
 
 struct actor_state : shell_state<traits> {

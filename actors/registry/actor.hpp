@@ -12,7 +12,7 @@ using registry_actor = caf::typed_actor<
     caf::reacts_to<v1::Reloaded>,
     caf::reacts_to<wake_up>>;
 
-struct traits {
+struct traits : shell_events<event> {
   using state = registry::state;
   using event = registry::event;
   using transition = registry::transition;
@@ -25,11 +25,6 @@ struct traits {
   }
   template <class Self> static void announce(Self*, const announcement&) {}
   template <class Self> static void carried_out(Self*) {}
-  static event on_command(v1::Command c);
-  static event on_reloaded(v1::Reloaded r);
-  static event on_saved(revision_t revision);
-  static event on_failed(std::string code, std::string field, std::string message);
-  static event on_wake();
 };
 
 struct actor_state : shell_state<traits> {

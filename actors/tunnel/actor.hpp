@@ -6,7 +6,7 @@
 
 namespace warren::tunnel {
 
-struct traits {
+struct traits : shell_events<event> {
   using state = tunnel::state;
   using event = tunnel::event;
   using transition = tunnel::transition;
@@ -31,11 +31,6 @@ struct traits {
     st.hears_gateways = wanted;
     self->send(st.ctx.partition, gateways_wanted{st.project, st.name, st.machine.row().gateway_class(), wanted});
   }
-  static event on_command(v1::Command c);
-  static event on_reloaded(v1::Reloaded r);
-  static event on_saved(revision_t revision);
-  static event on_failed(std::string code, std::string field, std::string message);
-  static event on_wake();
 };
 
 struct actor_state : shell_state<traits> {
