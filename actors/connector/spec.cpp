@@ -152,6 +152,14 @@ std::optional<network> parse_network(std::string_view text) {
   return ip;
 }
 
+std::optional<std::string> canonical_network(std::string_view text) {
+  const auto net = parse_network(text);
+  if (!net) return std::nullopt;
+  std::array<char, INET6_ADDRSTRLEN> host{};
+  inet_ntop(net->v6 ? AF_INET6 : AF_INET, net->bytes.data(), host.data(), host.size());
+  return fmt::format("{}/{}", host.data(), net->prefix);
+}
+
 judged_addressing judge_addressing(const busv1::Addressing& reported,
                                    const google::protobuf::RepeatedPtrField<std::string>& allowed_networks) {
   judged_addressing out;

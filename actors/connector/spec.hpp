@@ -35,6 +35,8 @@ struct network {
   int prefix = 0;
 };
 std::optional<network> parse_network(std::string_view text);
+/// The same in the one spelling that is stored.
+std::optional<std::string> canonical_network(std::string_view text);
 
 /// Addressing in the spelling that is stored: addresses canonical, sorted, each once; or what is wrong.
 struct judged_addressing {

@@ -26,6 +26,9 @@ inline constexpr auto audit_kept = 24h * 90;
 inline constexpr auto tombstone_kept = 1h;
 inline constexpr std::size_t class_networks_max = 64;
 inline constexpr std::size_t class_listen_max = 16;
+inline constexpr auto stream_idle_min = 1s;                 // per gateway class
+inline constexpr auto stream_idle_max = 24h;
+inline constexpr auto stream_idle_default = 5min;           // gateways.md: per stream
 
 // ---- wire ----
 inline constexpr std::size_t agent_message_bytes_max = 64 * 1024;    // hello, heartbeat, event, reply
@@ -72,6 +75,12 @@ inline constexpr auto deletion_agent_wait = 10s;        // for an online agent
 // ---- ownership ----
 inline constexpr auto instance_lease = 3s;
 inline constexpr auto instance_renew = 1s;
+inline constexpr auto instance_pulse = 100ms;           // "alive" on the bus
+inline constexpr auto instance_silent_after = 300ms;    // three of them: the database is asked whether it is dead
+inline constexpr auto judge_first = 20ms;               // PostgreSQL frees a dead one's lock within milliseconds
+inline constexpr auto judge_max = 200ms;                // how long after its end a lease that ends is noticed
+inline constexpr auto handover_answer = 500ms;          // from a successor; then the next partition is released
+inline constexpr int moves_max = 8;                     // released in one round of balancing
 inline constexpr int partitions_default = 64;
 
 // ---- store ----

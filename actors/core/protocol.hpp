@@ -32,6 +32,7 @@ std::string_view worse_target_state(std::string_view a, std::string_view b);
 std::optional<std::string> canonical_address(std::string_view address);
 
 /// DNS-1123: 1 to 63 of a-z, 0-9 and '-', neither first nor last.
+inline constexpr std::string_view label_rule = "must be 1 to 63 of a-z, 0-9 and '-', with '-' neither first nor last";
 bool is_label(std::string_view text);
 /// Well-formed UTF-8 (RFC 3629) without control characters.
 bool is_printable_utf8(std::string_view text);
