@@ -1,0 +1,64 @@
+// actors/connector/facts.cpp -- what all rooms of a connector's machine ask and say alike. Pure.
+#include "actors/connector/facts.hpp"
+
+namespace warren::connector {
+
+v1::Reply error_reply(errc code, std::string field, std::string message) {
+  v1::Reply r;
+  r.set_code(std::string{to_string(code)});
+  r.set_field(std::move(field));
+  r.set_message(std::move(message));
+  return r;
+}
+
+void want_wake(transition& t, std::int64_t at_ms) {
+  if (t.wake_at_ms == 0 || at_ms < t.wake_at_ms) t.wake_at_ms = at_ms;
+}
+
+std::string addresses_of(const v1::ConnectorRow& row) {
+  std::string out;
+  for (const auto& a : row.addresses()) out += a + ' ';
+  return out;
+}
+
+busv1::AgentCommand command_for(const state& s, std::int64_t session, std::int64_t id) {
+  busv1::AgentCommand c;
+  c.set_version(1);
+  c.set_incarnation(s.incarnation());
+  c.set_epoch(s.epoch());
+  c.set_session(session);
+  c.set_command_id(id);
+  return c;
+}
+
+busv1::AgentCommand next_command(state& s) {
+  s.set_last_command_id(s.last_command_id() + 1);
+  return command_for(s, s.row().session(), s.last_command_id());
+}
+
+row_write write_of(row_write::op what, const v1::ConnectorRow& row, std::int64_t expected, bool routes) {
+  row_write w;
+  w.what = what;
+  *w.row.mutable_connector() = row;
+  w.expected = expected;
+  w.routes = routes;
+  return w;
+}
+
+row_write write_of(row_write::op what, const v1::AttachmentRow& row, std::int64_t expected) {
+  row_write w;
+  w.what = what;
+  *w.row.mutable_attachment() = row;
+  w.expected = expected;
+  return w;
+}
+
+void begin_save(transition& t, save_request save, state after, std::string_view what) {
+  t.next.set_saving(std::string{what});
+  t.kept = std::move(t.next);
+  t.next = std::move(after);
+  t.next.set_saving(std::string{what});
+  t.save = std::move(save);
+}
+
+}  // namespace warren::connector
