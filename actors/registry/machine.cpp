@@ -6,19 +6,11 @@
 #include <google/protobuf/util/json_util.h>
 #include <google/protobuf/util/message_differencer.h>
 
-#include "actors/core/limits.hpp"
+#include "actors/core/pending.hpp"
 
 namespace warren::registry {
 
 namespace {
-
-v1::Reply error_reply(errc code, std::string field, std::string message) {
-  v1::Reply r;
-  r.set_code(std::string{to_string(code)});
-  r.set_field(std::move(field));
-  r.set_message(std::move(message));
-  return r;
-}
 
 template <class F> auto visit_row(v1::Row& row, F f) {
   if (row.has_gateway()) f(*row.mutable_gateway());
@@ -189,7 +181,7 @@ void settle(transition& t, moment now) {
     auto done = decide(t.next, p, now);
     if (done.save) {
       t.kept = t.next;
-      t.next.mutable_pending()->erase(t.next.pending().begin());
+      drop_first_pending(t.next);
       if (done.save->rows.front().what == row_write::op::erase) t.next.clear_row();
       else *t.next.mutable_row() = std::move(done.row);
       t.replies.push_back({p.ticket(), {}});
@@ -197,7 +189,7 @@ void settle(transition& t, moment now) {
       return;
     }
     t.replies.push_back({p.ticket(), std::move(*done.reply)});
-    t.next.mutable_pending()->erase(t.next.pending().begin());
+    drop_first_pending(t.next);
   }
   t.gone = !t.next.has_row();
 }
@@ -240,50 +232,18 @@ transition step(const state& s, const event& e, moment now) {
   transition t;
   t.next = s;
   switch (e.event_case()) {
-    case event::kCommand: {
-      if (t.next.pending_size() >= static_cast<int>(limits::entity_pending_commands_max)) {
-        t.replies.push_back({e.ticket(), error_reply(errc::overloaded, "", "too many changes at once")});
-        break;
-      }
-      auto* p = t.next.add_pending();
-      p->set_ticket(e.ticket());
-      *p->mutable_command() = e.command();
-      p->set_fresh_uid(e.fresh_uid());
-      break;
-    }
+    case event::kCommand: queue_command(t, e); break;
     case event::kReloaded:
       t.next.set_known(true);
       if (e.reloaded().has_row()) *t.next.mutable_row() = e.reloaded().row();
       else t.next.clear_row();
-      if (e.reloaded().conflict()) {
-        t.next.set_conflicts(t.next.conflicts() + 1);
-        t.next.set_retry_at_ms(now.steady_ms + backoff_ms(limits::conflict_retry_first,
-                                                          limits::conflict_retry_max, t.next.conflicts(),
-                                                          e.random()));
-      }
+      if (e.reloaded().conflict()) retry_after_conflict(t.next, now, e.random());
       break;
-    case event::kSaved:
-      t.next.set_conflicts(0);
-      t.next.set_failures(0);
-      t.next.set_retry_at_ms(0);
-      break;
+    case event::kSaved: forget_retries(t.next); break;
     case event::kFailed:
-      if (t.next.pending_size() > 0) {
-        if (e.failed().code() != "replayed") {
-          v1::Reply r;
-          r.set_code(e.failed().code());
-          r.set_field(e.failed().field());
-          r.set_message(e.failed().message());
-          t.replies.push_back({t.next.pending(0).ticket(), std::move(r)});
-        }
-        t.next.mutable_pending()->erase(t.next.pending().begin());
-      }
-      if (e.failed().code() == "unavailable") {
-        t.next.set_failures(t.next.failures() + 1);
-        t.next.set_retry_at_ms(now.steady_ms + backoff_ms(limits::unavailable_retry_first,
-                                                          limits::unavailable_retry_max,
-                                                          t.next.failures(), e.random()));
-      }
+      if (e.failed().code() == "replayed") drop_first_pending(t.next);  // the shell has given the first answer
+      else refuse_first_pending(t, e.failed());
+      if (e.failed().code() == "unavailable") retry_after_failure(t.next, now, e.random());
       break;
     case event::kWake:
     case event::EVENT_NOT_SET: break;

@@ -10,6 +10,7 @@
 
 #include "actors/core/conditions.hpp"
 #include "actors/core/limits.hpp"
+#include "actors/core/pending.hpp"
 #include "actors/tunnel/spec.hpp"
 
 namespace warren::tunnel {
@@ -120,14 +121,6 @@ save_request save_of(std::string write, row_write::op what, const v1::TunnelRow&
   w.routes = routes;
   save.rows.push_back(std::move(w));
   return save;
-}
-
-v1::Reply error_reply(errc code, std::string field, std::string message) {
-  v1::Reply r;
-  r.set_code(std::string{to_string(code)});
-  r.set_field(std::move(field));
-  r.set_message(std::move(message));
-  return r;
 }
 
 void attach_caller(save_request& save, const v1::Command& command, const std::string& resource,
@@ -501,6 +494,8 @@ void delete_on(transition& t, moment now) {
 
 bool unjudged(const state& s);
 void adopt_rival(transition& t, moment now);
+bool owes_claims(const state& s);
+void claim_again(transition& t, moment now);
 
 /// Derives what is owed and does the first of it; a save ends the step, and Saved comes back here.
 void settle(transition& t, moment now) {
@@ -510,12 +505,13 @@ void settle(transition& t, moment now) {
   }
   if (now.steady_ms < t.next.retry_at_ms()) return want_wake(t, t.next.retry_at_ms());
   if (unjudged(t.next)) return adopt_rival(t, now);
+  if (owes_claims(t.next)) return claim_again(t, now);
   while (t.next.pending_size() > 0) {
     const auto p = t.next.pending(0);
     auto done = decide(t.next, p, now);
     if (done.save) {
       state after = t.next;
-      after.mutable_pending()->erase(after.pending().begin());
+      drop_first_pending(after);
       const bool fresh = !exists(t.next);
       *after.mutable_row() = std::move(done.row);
       if (fresh) after.clear_connectors();
@@ -525,7 +521,7 @@ void settle(transition& t, moment now) {
       return;
     }
     t.replies.push_back({p.ticket(), std::move(*done.reply)});
-    t.next.mutable_pending()->erase(t.next.pending().begin());
+    drop_first_pending(t.next);
   }
   if (!exists(t.next)) {
     t.gone = true;
@@ -605,6 +601,34 @@ void adopt_rival(transition& t, moment now) {
   save_with(t, std::move(save), std::move(after));
 }
 
+/// The claims of an accepted tunnel are its host names: a rival deleted one, or inserted another.
+bool owes_claims(const state& s) {
+  if (!exists(s) || deleting(s) || !is_true(s.row().conditions(), "Accepted")) return false;
+  const auto& wanted = s.row().hostnames();
+  const auto& held = s.claimed();
+  return std::set<std::string>{wanted.begin(), wanted.end()} != std::set<std::string>{held.begin(), held.end()};
+}
+
+/// A name that somebody else has claimed meanwhile is his: then the spec no longer holds, and says so.
+void claim_again(transition& t, moment now) {
+  state after = t.next;
+  auto& row = *after.mutable_row();
+  after.clear_claim_refused();
+  *row.mutable_updated_at() = timestamp_from_ms(now.wall_ms);
+  std::optional<claim_change> claims;
+  if (!t.next.claim_refused().empty()) {
+    set_condition(*row.mutable_conditions(), "Accepted", status_false, "Invalid",
+                  "hostnames: " + t.next.claim_refused(), row.generation(), now.wall_ms);
+  } else {
+    v1::TunnelRow claimed;
+    *claimed.mutable_hostnames() = t.next.claimed();
+    claims = claims_between(row, claimed);
+  }
+  auto save = save_of("tunnel_claims", row_write::op::update, row, t.next.row().version(), true);
+  save.claims = std::move(claims);
+  save_with(t, std::move(save), std::move(after));
+}
+
 void hear_reloaded(state& s, const event& e, moment now) {
   const auto& r = e.reloaded();
   const bool had = exists(s);
@@ -619,9 +643,7 @@ void hear_reloaded(state& s, const event& e, moment now) {
   }
   if (r.conflict()) {
     if (s.conflicts() == 0) s.set_conflict_since_ms(now.steady_ms);
-    s.set_conflicts(s.conflicts() + 1);
-    s.set_retry_at_ms(now.steady_ms + backoff_ms(limits::conflict_retry_first, limits::conflict_retry_max,
-                                                 s.conflicts(), e.random()));
+    retry_after_conflict(s, now, e.random());
   }
   s.clear_claimed();
   for (const auto& child : r.children())
@@ -632,29 +654,26 @@ void hear_reloaded(state& s, const event& e, moment now) {
   if (!same) s.clear_adopted_from();
   else if (before.generation() < s.row().generation() && !s.has_adopted_from())
     *s.mutable_adopted_from() = before;
+  // A rival touched something that hangs off the row: what connectors said of it may be over.
+  if (same && r.rival() && before.version() == s.row().version())
+    for (auto& [name, c] : *s.mutable_connectors()) {
+      c.set_heard(false);
+      c.set_told_at_ms(0);
+    }
 }
 
 void hear_failed(transition& t, const event& e, moment now) {
   state& s = t.next;
   const auto& f = e.failed();
   if (f.code() == "replayed") {  // the shell has given the first answer; the row may have moved since
-    if (s.pending_size() > 0) s.mutable_pending()->erase(s.pending().begin());
-    return;
+    return drop_first_pending(s);
   }
   const auto code = errc_from(f.code()).value_or(errc::internal);
-  if (s.pending_size() > 0) {
-    v1::Reply r;
-    r.set_code(f.code());
-    r.set_field(f.field());
-    r.set_message(f.message());
-    t.replies.push_back({s.pending(0).ticket(), std::move(r)});
-    s.mutable_pending()->erase(s.pending().begin());
-  } else if (code == errc::already_exists) {
-    s.set_claim_refused(f.message());
-  }
-  s.set_failures(s.failures() + 1);
-  s.set_retry_at_ms(now.steady_ms + backoff_ms(limits::unavailable_retry_first,
-                                               limits::unavailable_retry_max, s.failures(), e.random()));
+  // What a rival did is settled before commands are looked at: its refusal answers none of them.
+  const bool for_command = code == errc::unavailable || !(unjudged(s) || owes_claims(s));
+  if (s.pending_size() > 0 && for_command) refuse_first_pending(t, f);
+  else if (code == errc::already_exists) s.set_claim_refused(f.message());
+  retry_after_failure(s, now, e.random());
 }
 
 }  // namespace
@@ -686,28 +705,14 @@ transition step(const state& s, const event& e, moment now) {
   transition t;
   t.next = s;
   switch (e.event_case()) {
-    case event::kCommand: {
-      if (t.next.pending_size() >= static_cast<int>(limits::entity_pending_commands_max)) {
-        t.replies.push_back({e.ticket(), error_reply(errc::overloaded, "", "too many changes at once")});
-        break;
-      }
-      auto* p = t.next.add_pending();
-      p->set_ticket(e.ticket());
-      *p->mutable_command() = e.command();
-      p->set_fresh_uid(e.fresh_uid());
-      break;
-    }
+    case event::kCommand: queue_command(t, e); break;
     case event::kAttachment: hear_attachment(t.next, e.attachment()); break;
     case event::kGateways:
       *t.next.mutable_gateways() = e.gateways();
       t.next.set_gateways_heard(true);
       break;
     case event::kReloaded: hear_reloaded(t.next, e, now); break;
-    case event::kSaved:
-      t.next.set_conflicts(0);
-      t.next.set_failures(0);
-      t.next.set_retry_at_ms(0);
-      break;
+    case event::kSaved: forget_retries(t.next); break;
     case event::kFailed: hear_failed(t, e, now); break;
     case event::kConnectorAppeared: connector_appeared(t.next, e.connector_appeared().connector()); break;
     case event::kWake:
