@@ -45,7 +45,8 @@ struct find_answer {
 struct load_naming {
   std::string project, connector;
 };
-/// Rows that a rival touched in this partition: adopted at a revision of ours, and returned.
+/// Rows that a rival touched in this partition: adopted at a revision of ours, and returned; with them the tunnels
+/// of which it deleted a claim or an attachment.
 struct adopt_rivals {
   partition_id partition = 0;
   epoch_t epoch = 0;
@@ -75,6 +76,9 @@ struct renew_lease { bool bus_ok = true; bool draining = false; };
 /// Takes one partition, when it may be taken (actors/placement/README.md).
 struct take_partition { partition_id partition = 0; };
 struct release_partition { partition_id partition = 0; epoch_t epoch = 0; };
+/// Ends the lease of an instance whose advisory lock can be had: its process is dead, or has lost its database.
+/// Somebody alive who is asked about keeps everything. 0: only look.
+struct judge_instance { instance_id instance = 0; };
 struct partition_row {
   partition_id id = 0;
   instance_id owner = 0;  ///< 0: nobody
@@ -87,10 +91,11 @@ struct instance_row {
   std::int64_t started_at_ms = 0, expires_at_ms = 0;  ///< database's wall clock
   bool bus_ok = true, draining = false, alive = false;
 };
-/// The answer to all three: what the database says after the statement.
+/// The answer to all four: what the database says after the statement.
 struct placement_view {
   std::string error;            ///< not empty: the database is away; act as if nothing is known
   bool renewed = false;         ///< our lease row was there and has been prolonged
+  bool reconnected = false;     ///< our lock was lost with its connection and taken again: others' may be as well
   bool taken = false;           ///< take_partition: it is ours, at the epoch in `partitions`
   std::int64_t incarnation = 0;
   std::vector<instance_row> instances;
@@ -139,6 +144,8 @@ struct agent_message {
 };
 /// A hint that the agent's NATS connection has ended (system account): no more than a suspicion.
 struct agent_disconnected { std::string project, name; };
+/// A hint that another instance's NATS connection has ended (system account): it may be dead.
+struct peer_disconnected { instance_id instance = 0; };
 /// The instance's verdict on silence (mass silence): while `on`, silence and unanswered dials do not count.
 struct mass_silence { bool on = false; };
 /// connector -> the instance's watch on silence.
@@ -192,7 +199,9 @@ WARREN_LOCAL_MESSAGE(warren::changes)
 WARREN_LOCAL_MESSAGE(warren::renew_lease)
 WARREN_LOCAL_MESSAGE(warren::take_partition)
 WARREN_LOCAL_MESSAGE(warren::release_partition)
+WARREN_LOCAL_MESSAGE(warren::judge_instance)
 WARREN_LOCAL_MESSAGE(warren::placement_view)
+WARREN_LOCAL_MESSAGE(warren::peer_disconnected)
 WARREN_LOCAL_MESSAGE(warren::bus_message)
 WARREN_LOCAL_MESSAGE(warren::bus_publish)
 WARREN_LOCAL_MESSAGE(warren::bus_request)
@@ -252,7 +261,8 @@ using store_actor = caf::typed_actor<
 using lease_store_actor = caf::typed_actor<
     caf::replies_to<renew_lease>::with<placement_view>,
     caf::replies_to<take_partition>::with<placement_view>,
-    caf::replies_to<release_partition>::with<placement_view>>;
+    caf::replies_to<release_partition>::with<placement_view>,
+    caf::replies_to<judge_instance>::with<placement_view>>;
 
 /// NATS. Publishing is buffered and bounded; what cannot be sent is dropped and counted.
 using bus_actor = caf::typed_actor<

@@ -51,10 +51,12 @@ inline constexpr auto request_timeout_max = 60s;
 
 // ---- connectors ----
 inline constexpr auto heartbeat_interval_default = 2s;
+inline constexpr auto heartbeat_interval_unsaid = 10s;  // assumed of an agent after a takeover, until it says its own
 inline constexpr auto challenge_kept = 10s;
 inline constexpr auto roll_call_answer = 5s;
 inline constexpr auto dial_timeout = 750ms;
 inline constexpr auto dial_again_after = 50ms;
+inline constexpr auto suspicions_apart = 50ms;          // whoever makes an agent's connection end in a loop makes 20 dials a second
 inline constexpr std::size_t dials_max = 64;            // at a time, per instance
 inline constexpr auto mass_silence_window = 10s;
 inline constexpr auto mass_silence_max = 5min;
@@ -96,5 +98,16 @@ inline constexpr int page_size_default = 100;
 inline constexpr int page_size_max = 1000;
 inline constexpr std::size_t watches_max = 1000;        // per instance
 inline constexpr std::size_t watch_queue_max = 10'000;  // events per watcher; beyond: closed, to be resumed
+
+// ---- flight recorder ----
+inline constexpr std::size_t recorder_bytes_default = 48 * 1024 * 1024;  // 1,000 agents: half an hour; 10,000: a minute
+inline constexpr std::size_t recorder_bytes_max = 4ull * 1024 * 1024 * 1024;
+inline constexpr std::size_t recorder_shards = 8;              // writers at a time that do not meet
+inline constexpr std::size_t recorder_segments = 3;            // of a shard; the oldest goes as a whole, two thirds stay
+inline constexpr std::size_t recorder_segment_steps_max = 100'000;   // what one reader has to unpack at a time
+inline constexpr std::size_t recorder_record_share = 4;        // a step or state larger than 1/4 segment is left out
+inline constexpr std::size_t recorder_digest_credit = 256;     // bytes of state that a step that wrote nothing pays for
+inline constexpr std::size_t bundle_chunk_bytes = 256 * 1024;  // of a diagnostic bundle, in one message
+inline constexpr std::size_t bundles_max = 2;                  // made at a time, per instance
 
 }  // namespace warren::limits

@@ -10,6 +10,7 @@ namespace warren::bus {
 namespace {
 
 constexpr std::string_view root = "warren.v1.";
+constexpr std::string_view instance_prefix = "warrend/";
 constexpr std::size_t tokens_max = 8;
 constexpr partition_id partition_max = 65'535;  // far beyond any installation; keeps the parser's numbers small
 
@@ -104,6 +105,21 @@ std::optional<parsed_subject> parse_subject(std::string_view subject) {
 std::string agent_connection_name(std::string_view project, std::string_view kind, std::string_view name) {
   std::string out{"warren-agent/"};
   out.append(project).append("/").append(kind).append("/").append(name);
+  return out;
+}
+
+std::string instance_connection_name(std::string_view name, instance_id id) {
+  std::string out{instance_prefix};
+  out.append(name).append("/").append(std::to_string(id));
+  return out;
+}
+
+std::optional<instance_id> parse_instance_connection_name(std::string_view connection_name) {
+  if (!connection_name.starts_with(instance_prefix)) return std::nullopt;
+  const auto digits = connection_name.substr(connection_name.rfind('/') + 1);
+  instance_id out = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), out);
+  if (error != std::errc{} || end != digits.data() + digits.size() || out <= 0) return std::nullopt;
   return out;
 }
 

@@ -51,6 +51,9 @@ std::optional<parsed_subject> parse_subject(std::string_view subject);
 
 /// How agents name their NATS connection, so that a DISCONNECT event can be told: "warren-agent/project/kind/name".
 std::string agent_connection_name(std::string_view project, std::string_view kind, std::string_view name);
+/// How instances name theirs: "warrend/name/id". The name is the configured one, and may hold anything.
+std::string instance_connection_name(std::string_view name, instance_id id);
+std::optional<instance_id> parse_instance_connection_name(std::string_view connection_name);
 struct parsed_agent { std::string_view project, kind, name; };
 std::optional<parsed_agent> parse_agent_connection_name(std::string_view connection_name);
 

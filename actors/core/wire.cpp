@@ -1,6 +1,8 @@
 // actors/core/wire.cpp -- from bytes off the bus to messages within their limits. Pure.
 #include "actors/core/wire.hpp"
 
+#include <algorithm>
+#include <array>
 #include <climits>
 
 #include <google/protobuf/stubs/logging.h>
@@ -138,7 +140,7 @@ problem judge_heartbeat(bus::v1::Heartbeat& beat) {
   return first_of(judge_session(beat), not_negative(beat.sequence(), "sequence"),
                   not_negative(beat.sent_at_ms(), "sent_at_ms"),
                   not_negative(beat.attached_generation(), "attached_generation"),
-                  hex_of(beat.digest(), digest_chars, "digest"));
+                  not_negative(beat.interval_ms(), "interval_ms"), hex_of(beat.digest(), digest_chars, "digest"));
 }
 
 problem judge_event(bus::v1::AgentEvent& event) {
@@ -255,9 +257,11 @@ problem judge_gateway_ack(bus::v1::GatewayAck& ack) {
 }
 
 problem judge_lease_notice(bus::v1::LeaseNotice& notice) {
-  if (notice.what() != "released" && notice.what() != "leaving" && notice.what() != "alive")
-    return field_error("what", "is none of released, leaving, alive");
-  return first_of(not_negative(notice.instance(), "instance"), not_negative(notice.partition(), "partition"));
+  static constexpr std::array<std::string_view, 5> known{"alive", "released", "taken", "leaving", "drain"};
+  if (std::find(known.begin(), known.end(), notice.what()) == known.end())
+    return field_error("what", "is none of alive, released, taken, leaving, drain");
+  return first_of(not_negative(notice.instance(), "instance"), not_negative(notice.partition(), "partition"),
+                  not_negative(notice.successor(), "successor"));
 }
 
 problem judge_api_command(core::v1::Command& command) {

@@ -5,14 +5,23 @@
 
 #include <spdlog/spdlog.h>
 
+#include "actors/core/subjects.hpp"
+#include "actors/core/wire.hpp"
+
 namespace warren::placement {
 
 namespace {
 
 using self_ptr = placement_actor::stateful_pointer<actor_state>;
 
-constexpr std::uint64_t lease_end = 1;  // serial of the wake at the end of a lease
-constexpr int moves_max = 8;  // released in one round: a successor activates them before the next ones move
+// Serials of wakes.
+constexpr std::uint64_t renewal = 0;       // every third of a lease
+constexpr std::uint64_t lease_end = 1;     // our own clock
+constexpr std::uint64_t pulse = 2;         // say that we live, and listen who does not
+constexpr std::uint64_t look = 3;          // somebody is suspected
+constexpr std::uint64_t renew_again = 4;   // after an error
+
+constexpr auto renew_again_after = 200ms;
 
 std::int64_t steady_ms(self_ptr self) {
   return std::chrono::duration_cast<millis>(self->clock().now().time_since_epoch()).count();
@@ -67,11 +76,54 @@ void start(self_ptr self, const partition_row& row) {
 }
 
 void take_next(self_ptr self);
-void renew(self_ptr self);
+void take_soon(self_ptr self, partition_id id);
+void release_next(self_ptr self);
+void renew(self_ptr self, bool news = false);
+
+// ---- what others are told ----
+
+busv1::LeaseNotice notice(self_ptr self, const char* what, partition_id partition = 0, instance_id successor = 0) {
+  busv1::LeaseNotice n;
+  n.set_version(1);
+  n.set_instance(self->state.ctx.me);
+  n.set_what(what);
+  n.set_partition(partition);
+  n.set_successor(successor);
+  return n;
+}
+
+void tell(self_ptr self, const busv1::LeaseNotice& n, std::string subject = std::string{bus::lease_subject}) {
+  self->send(self->state.ctx.partition.entity.bus, bus_publish{std::move(subject), n.SerializeAsString(), false});
+}
+
+/// Whoever let go of a partition waits until it runs here, or will not.
+void answer_offer(self_ptr self, partition_id id) {
+  auto& s = self->state;
+  const auto it = s.offered.find(id);
+  if (it == s.offered.end()) return;
+  if (!it->second.empty()) tell(self, notice(self, "taken", id), it->second);
+  s.offered.erase(it);
+}
+
+// ---- what the table says ----
+
+std::vector<member> members_of(const placement_view& view) {
+  std::vector<member> members;
+  for (const auto& i : view.instances) members.push_back({i.id, i.alive, i.bus_ok, i.draining});
+  return members;
+}
+
+std::vector<holding> holdings_of(const placement_view& view) {
+  std::vector<holding> partitions;
+  for (const auto& p : view.partitions) partitions.push_back({p.id, p.owner});
+  return partitions;
+}
 
 /// What the database says after one of our statements.
 void learn(self_ptr self, const placement_view& view) {
   auto& s = self->state;
+  s.view = view;
+  s.others.seen(members_of(view), steady_ms(self));
   if (s.ctx.on_view) s.ctx.on_view(view);
   if (view.incarnation != s.incarnation) {
     stop_all(self, "the database is another incarnation");
@@ -95,91 +147,163 @@ void learn(self_ptr self, const placement_view& view) {
   if (!lost.empty()) changed(self);
 }
 
-void release_next(self_ptr self, std::vector<partition_id> ids);
-
-void act(self_ptr self, const placement_view& view) {
+/// Before what is free anyway: somebody waits for it.
+void take_soon(self_ptr self, partition_id id) {
   auto& s = self->state;
-  std::vector<member> members;
-  for (const auto& i : view.instances) members.push_back({i.id, i.alive, i.bus_ok, i.draining});
-  std::vector<holding> partitions;
-  for (const auto& p : view.partitions) partitions.push_back({p.id, p.owner});
-  const auto plan = next(s.ctx.me, members, partitions, moves_max);
-  if (s.draining) return;
-  const bool idle = s.to_take.empty();
-  s.to_take = plan.take;
-  if (idle && !s.to_take.empty()) take_next(self);
-  if (!plan.release.empty()) release_next(self, plan.release);
+  std::erase(s.to_take, id);
+  s.to_take.insert(s.to_take.begin(), id);
+}
+
+void act(self_ptr self) {
+  auto& s = self->state;
+  if (s.draining || !safe(self)) return;
+  const auto now = steady_ms(self);
+  auto plan = next(s.ctx.me, s.others.believed(members_of(s.view), now), holdings_of(s.view), limits::moves_max);
+  if (!s.bus_ok && !s.others.gives_as_deaf(now)) plan.release.clear();
+  s.to_take = std::move(plan.take);
+  for (const auto& [id, reply_to] : s.offered) take_soon(self, id);
+  take_next(self);
+  if (!s.release_under_way && !plan.release.empty()) {
+    s.to_release = std::move(plan.release);
+    release_next(self);
+  }
 }
 
 void take_next(self_ptr self) {
   auto& s = self->state;
-  if (s.to_take.empty()) {
-    changed(self);
+  if (s.taking) return;
+  if (s.to_take.empty() || s.draining) {
+    while (!s.offered.empty()) answer_offer(self, s.offered.begin()->first);
     return;
   }
+  s.taking = true;
   const auto id = s.to_take.front();
   self->request(s.ctx.leases, caf::infinite, take_partition{id})
       .then(
           [self, id](const placement_view& view) {
             auto& st = self->state;
+            st.taking = false;
             std::erase(st.to_take, id);
-            if (view.error.empty()) learn(self, view);
-            else st.to_take.clear();  // the next renewal plans anew
+            if (view.error.empty()) {
+              learn(self, view);
+              changed(self);
+            } else {
+              st.to_take.clear();  // the next renewal plans anew
+            }
+            answer_offer(self, id);
             take_next(self);
           },
-          [self](const caf::error&) { self->state.to_take.clear(); });
-}
-
-void release_next(self_ptr self, std::vector<partition_id> ids) {
-  auto& s = self->state;
-  if (ids.empty()) {
-    changed(self);
-    if (s.draining && s.drain_promise.pending()) s.drain_promise.deliver(drained{s.released});
-    return;
-  }
-  const auto id = ids.back();
-  ids.pop_back();
-  const auto held = s.epochs.find(id);
-  if (held == s.epochs.end()) return release_next(self, std::move(ids));  // lost meanwhile, or on its way already
-  const auto epoch = held->second;
-  s.releasing.insert(id);
-  stop(self, id);
-  self->request(s.ctx.leases, caf::infinite, release_partition{id, epoch})
-      .then(
-          [self, id, ids](const placement_view& view) {
-            self->state.releasing.erase(id);
-            if (view.error.empty()) ++self->state.released;
-            release_next(self, ids);
-          },
-          [self, id, ids](const caf::error&) {
-            self->state.releasing.erase(id);
-            release_next(self, ids);
+          [self](const caf::error&) {
+            self->state.taking = false;
+            self->state.to_take.clear();
           });
 }
 
-void renew(self_ptr self) {
+// ---- giving away ----
+
+void finish_drain(self_ptr self) {
   auto& s = self->state;
-  if (s.renewing) return;  // an answer is promised; a queue of renewals would only keep it waiting
+  if (!s.draining) return;
+  tell(self, notice(self, "leaving"));
+  for (auto& promise : std::exchange(s.drain_promises, {})) promise.deliver(drained{s.released});
+}
+
+/// The next one goes when this one runs elsewhere, or its successor does not answer.
+void offer(self_ptr self, partition_id id) {
+  auto& s = self->state;
+  const auto go_on = [self] {
+    self->state.release_under_way = false;
+    release_next(self);
+  };
+  auto members = s.others.believed(members_of(s.view), steady_ms(self));
+  if (s.draining)
+    for (auto& m : members)
+      if (m.id == s.ctx.me) m.draining = true;
+  const auto assigned = assign(members, holdings_of(s.view));
+  const auto at = assigned.find(id);
+  const auto to = at == assigned.end() || at->second == s.ctx.me ? instance_id{0} : at->second;
+  const auto say = notice(self, "released", id, to);
+  if (to == 0) {
+    tell(self, say);
+    return go_on();
+  }
+  self->request(s.ctx.partition.entity.bus, caf::infinite,
+                bus_request{std::string{bus::lease_subject}, say.SerializeAsString(), limits::handover_answer})
+      .then([go_on](const bus_reply&) { go_on(); }, [go_on](const caf::error&) { go_on(); });
+}
+
+void release_next(self_ptr self) {
+  auto& s = self->state;
+  if (s.release_under_way) return;
+  if (s.to_release.empty()) {
+    changed(self);
+    return finish_drain(self);
+  }
+  const auto id = s.to_release.front();
+  s.to_release.erase(s.to_release.begin());
+  const auto held = s.epochs.find(id);
+  if (held == s.epochs.end()) return release_next(self);  // lost meanwhile
+  s.release_under_way = true;
+  const auto epoch = held->second;
+  s.releasing.insert(id);
+  stop(self, id);
+  const auto failed = [self, id] {
+    // The rest could not be released either; it ends with our lease.
+    auto& st = self->state;
+    st.releasing.erase(id);
+    st.release_under_way = false;
+    st.to_release.clear();
+    release_next(self);
+  };
+  self->request(s.ctx.leases, caf::infinite, release_partition{id, epoch})
+      .then(
+          [self, id, failed](const placement_view& view) {
+            auto& st = self->state;
+            if (!view.error.empty()) return failed();
+            st.releasing.erase(id);
+            ++st.released;
+            learn(self, view);
+            offer(self, id);
+          },
+          [failed](const caf::error&) { failed(); });
+}
+
+// ---- the lease ----
+
+/// `news`: what it says has changed.
+void renew(self_ptr self, bool news) {
+  auto& s = self->state;
+  if (s.renewing) {  // an answer is promised; a queue of renewals would only keep it waiting
+    s.renew_once_more = s.renew_once_more || news;
+    return;
+  }
   s.renewing = true;
+  s.renew_once_more = false;
   const auto sent = steady_ms(self);
   self->request(s.ctx.leases, caf::infinite, renew_lease{s.bus_ok, s.draining})
       .then(
           [self, sent](const placement_view& view) {
             auto& st = self->state;
             st.renewing = false;
-            if (!view.error.empty() || !view.renewed) {
+            const auto now = steady_ms(self);
+            if (!view.error.empty() || view.reconnected) st.others.database_was_away(now);
+            st.renewal_failed = !view.error.empty() || !view.renewed;
+            if (st.renewal_failed) {
               if (!view.error.empty()) spdlog::warn("the instance lease was not renewed: {}", view.error);
+              if (!std::exchange(st.renew_again_armed, true))
+                self->delayed_send(self, renew_again_after, wake_up{renew_again});
               return;
             }
             const auto until = sent + st.ctx.lease.count();
-            if (until <= steady_ms(self)) return renew(self);  // over before we heard of it
+            if (until <= now) return renew(self);  // over before we heard of it
             st.lease_until_ms = until;
             const bool first = !st.held;
             st.held = true;
-            self->delayed_send(self, millis{until - steady_ms(self)}, wake_up{lease_end});
+            self->delayed_send(self, millis{until - now}, wake_up{lease_end});
             learn(self, view);
-            act(self, view);
+            act(self);
             if (first) changed(self);
+            if (st.renew_once_more) renew(self);
           },
           [self](const caf::error&) { self->state.renewing = false; });
 }
@@ -194,10 +318,71 @@ void end_lease(self_ptr self) {
   changed(self);
 }
 
-void tick(self_ptr self) {
-  end_lease(self);
-  renew(self);
-  self->delayed_send(self, self->state.ctx.lease / 3, wake_up{0});
+// ---- the others ----
+
+/// Asks the database about whoever is suspected.
+void judge(self_ptr self) {
+  auto& s = self->state;
+  const auto now = steady_ms(self);
+  if (!safe(self)) return;  // we may be the one who is cut off
+  const auto suspects = s.others.due(now);
+  for (auto id : suspects)
+    self->request(s.ctx.leases, caf::infinite, judge_instance{id})
+        .then(
+            [self](const placement_view& view) {
+              if (!view.error.empty()) return;
+              learn(self, view);
+              act(self);
+            },
+            [](const caf::error&) {});
+  // The pulse looks often enough for what comes later.
+  const auto due = s.others.next_due_ms();
+  if (!suspects.empty() && due && *due - now < limits::instance_pulse / 1ms)
+    self->delayed_send(self, millis{std::max<std::int64_t>(1, *due - now)}, wake_up{look});
+}
+
+void begin_drain(self_ptr self) {
+  auto& s = self->state;
+  if (s.draining) return;
+  s.draining = true;
+  s.to_take.clear();
+  take_next(self);    // nobody waits for us
+  renew(self, true);  // so that the others plan without us
+  s.to_release.clear();
+  for (const auto& [id, epoch] : s.epochs) s.to_release.push_back(id);
+  release_next(self);
+}
+
+void heard(self_ptr self, const bus_message& m) {
+  auto& s = self->state;
+  const auto n = wire::parse_lease_notice(m.payload);
+  if (!n) {
+    s.ctx.partition.entity.count->add("warren_bus_dropped_total", n.error.reason);
+    return;
+  }
+  if (n->what() == "drain") {
+    if (n->instance() != s.ctx.me) return;
+    if (!m.reply_to.empty()) tell(self, notice(self, "leaving"), m.reply_to);
+    if (s.draining) return;
+    if (s.ctx.on_drain_asked) return s.ctx.on_drain_asked();
+    return begin_drain(self);
+  }
+  if (n->instance() == s.ctx.me) return;
+  s.others.heard(n->instance(), steady_ms(self));
+  if (n->what() == "released" && n->successor() == s.ctx.me) {
+    if (n->partition() > s.ctx.partition.partitions) return;
+    s.offered[n->partition()] = m.reply_to;
+    if (s.draining || !safe(self)) return answer_offer(self, n->partition());
+    take_soon(self, n->partition());
+    take_next(self);
+  }
+}
+
+void beat(self_ptr self) {
+  auto& s = self->state;
+  if (safe(self) && s.bus_ok && !s.renewal_failed) tell(self, notice(self, "alive"));
+  judge(self);
+  self->delayed_send(self, limits::instance_pulse, wake_up{pulse});
 }
 
 }  // namespace
@@ -206,6 +391,8 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
   auto& s = self->state;
   s.ctx = std::move(ctx);
   s.bus_ok = s.ctx.partition.bus_connected;
+  s.others = peers{s.ctx.me, s.ctx.lease};
+  s.others.bus(s.bus_ok, steady_ms(self));
   self->set_down_handler([self](const caf::down_msg& down) {
     auto& st = self->state;
     for (auto& [id, handle] : st.running) {
@@ -224,7 +411,10 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
     stop_all(self, "the instance stops");
     self->quit(std::move(m.reason));
   });
-  self->send(self, wake_up{0});
+  self->send(s.ctx.partition.entity.bus,
+             bus_subscribe{std::string{bus::lease_subject}, caf::actor_cast<caf::actor>(self)});
+  self->send(self, wake_up{renewal});
+  self->send(self, wake_up{pulse});
   return {
       [self](const to_partition& m) {
         auto& st = self->state;
@@ -239,14 +429,13 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
         for (auto& [id, handle] : st.running) send(handle);
       },
       [self](const drain&) -> caf::result<drained> {
+        auto promise = self->make_response_promise<caf::typed_response_promise<drained>>();
         auto& st = self->state;
-        st.draining = true;
-        st.to_take.clear();
-        st.drain_promise = self->make_response_promise<caf::typed_response_promise<drained>>();
-        std::vector<partition_id> all;
-        for (const auto& [id, epoch] : st.epochs) all.push_back(id);
-        release_next(self, std::move(all));
-        return st.drain_promise;
+        const bool over = st.draining && !st.release_under_way && st.to_release.empty();
+        if (over) promise.deliver(drained{st.released});
+        else st.drain_promises.push_back(promise);
+        begin_drain(self);
+        return promise;
       },
       [self](const owned_query&) {
         auto& st = self->state;
@@ -255,16 +444,33 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
       [self](const bus_state& b) {
         auto& st = self->state;
         st.bus_ok = b.connected;
+        st.others.bus(b.connected, steady_ms(self));
         for (auto& [id, handle] : st.running) self->send(handle, b);
+        renew(self, true);
       },
       [self](const mass_silence& m) {
         auto& st = self->state;
         st.silence = m.on;
         for (auto& [id, handle] : st.running) self->send(handle, m);
       },
+      [self](const bus_message& m) { heard(self, m); },
+      [self](const peer_disconnected& p) {
+        self->state.others.disconnected(p.instance, steady_ms(self));
+        judge(self);
+      },
       [self](const wake_up& w) {
-        if (w.serial == lease_end) return end_lease(self);
-        tick(self);
+        switch (w.serial) {
+          case lease_end: return end_lease(self);
+          case pulse: return beat(self);
+          case look: return judge(self);
+          case renew_again:
+            self->state.renew_again_armed = false;
+            return renew(self);
+          default:
+            end_lease(self);
+            renew(self);
+            self->delayed_send(self, self->state.ctx.lease / 3, wake_up{renewal});
+        }
       },
   };
 }

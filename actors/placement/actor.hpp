@@ -9,6 +9,7 @@
 
 #include "actors/messages.hpp"
 #include "actors/partition/actor.hpp"
+#include "actors/placement/peers.hpp"
 #include "actors/placement/plan.hpp"
 
 namespace warren {
@@ -18,7 +19,7 @@ struct to_partition {
   partition_id partition = -1;  ///< -1: all
   std::variant<busv1::GatewayAck, adopt_rivals, agent_disconnected, mass_silence, bus_state> what;
 };
-/// Release everything and answer when it is done.
+/// Release everything, one by one, and answer when it is done. Nothing is taken from then on.
 struct drain {};
 struct drained { int released = 0; };
 /// Which partitions run here, for readiness and for the API.
@@ -41,6 +42,9 @@ using placement_actor = caf::typed_actor<
     caf::replies_to<owned_query>::with<owned_partitions>,
     caf::reacts_to<bus_state>,
     caf::reacts_to<mass_silence>,
+    /// What others say on the lease subject.
+    caf::reacts_to<bus_message>,
+    caf::reacts_to<peer_disconnected>,
     caf::reacts_to<wake_up>>;
 
 namespace placement {
@@ -50,6 +54,9 @@ struct placement_context {
   partition::partition_context partition;  ///< a template: id, epoch and incarnation are filled in
   instance_id me = 0;
   millis lease{3000};        ///< of the instance; renewed three times as often
+  /// Somebody asks on the bus that this instance drain; not set: it does so itself, at once. Called on the
+  /// placement actor's thread; whoever sets it sends `drain` when it has done what comes before.
+  std::function<void()> on_drain_asked;
   /// Called on the placement actor's thread whenever ownership or the lease changes.
   std::function<void(const owned_partitions&)> on_change;
   /// Called with all that the database says about instances and partitions, after each of our statements.
@@ -67,9 +74,18 @@ struct actor_state {
   bool silence = false;
   bool draining = false;
   bool renewing = false;            ///< one is under way
+  bool renew_once_more = false;     ///< what it says has changed since it was sent
+  bool renew_again_armed = false;
+  bool renewal_failed = false;      ///< the last one: we may be the one who is cut off
+  bool taking = false;              ///< the first of to_take is under way
   std::vector<partition_id> to_take;
+  std::map<partition_id, std::string> offered;  ///< released for us: where its former owner waits for "taken"
+  std::vector<partition_id> to_release;
+  bool release_under_way = false;
+  peers others;
+  placement_view view;              ///< the last one
   std::set<partition_id> releasing;  ///< stopped here; a view from before the release is no reason to start again
-  caf::typed_response_promise<drained> drain_promise;
+  std::vector<caf::typed_response_promise<drained>> drain_promises;
   int released = 0;
   std::int64_t incarnation = 0;
 };

@@ -78,6 +78,11 @@ lease_store_actor::behavior_type lease_store_behavior(lease_store_actor::pointer
         s->release(r, std::move(then));
         return typed;
       },
+      [self, s](judge_instance r) {
+        auto [typed, then] = promise<placement_view>(self);
+        s->judge(r, std::move(then));
+        return typed;
+      },
   };
 }
 

@@ -123,9 +123,10 @@ public:
 
   placement_view renewed(session& s, const renew_lease& what) {
     check_lock();
-    pqxx::work tx{s.conn};
+    // No transaction around it: whoever is paused between two statements would keep the row locked.
+    pqxx::nontransaction tx{s.conn};
     auto view = view_of(tx.exec_prepared1("renew", id_.load(), millis{config_.ttl}.count(), what.bus_ok, what.draining));
-    tx.commit();
+    view.reconnected = std::exchange(lock_taken_again_, false);
     // Somebody took it for dead long ago, or the database is an older copy of itself: only a new start gets a
     // number that nobody else has.
     if (!view.renewed) step_down("this instance's row is gone from the database");
@@ -136,14 +137,13 @@ public:
     std::int64_t owner = 0, epoch = 0;
     bool may = false;
     {
-      pqxx::work tx{s.conn};
+      pqxx::nontransaction tx{s.conn};
       const auto rows = tx.exec_prepared("judge_owner", partition, id_.load());
       if (!rows.empty()) {
         owner = rows[0][0].as<std::int64_t>();
         epoch = rows[0][1].as<std::int64_t>();
         may = rows[0][2].as<bool>();
       }
-      tx.commit();
     }
     std::int64_t taken_at = 0;
     if (may) {
@@ -168,10 +168,17 @@ public:
   }
 
   placement_view release(session& s, const release_partition& what) {
-    {
-      pqxx::work tx{s.conn};
-      tx.exec_prepared("release", what.partition, id_.load(), what.epoch);
-      tx.commit();
+    pqxx::nontransaction{s.conn}.exec_prepared("release", what.partition, id_.load(), what.epoch);
+    return placement(s);
+  }
+
+  placement_view judge(session& s, instance_id suspect) {
+    if (suspect != 0 && suspect != id_) {
+      const bool dead = !pqxx::nontransaction{s.conn}.exec_prepared("end_lease_of_dead", suspect).empty();
+      if (dead) {
+        spdlog::warn("lease: instance {} is dead: nobody holds its lock", suspect);
+        end_sessions(s, suspect);
+      }
     }
     return placement(s);
   }
@@ -227,9 +234,7 @@ private:
   }
 
   void end_sessions(session& s, std::int64_t of) {
-    pqxx::work tx{s.conn};
-    const auto ended = tx.exec_prepared1("end_sessions", of)[0].as<int>();
-    tx.commit();
+    const auto ended = pqxx::nontransaction{s.conn}.exec_prepared1("end_sessions", of)[0].as<int>();
     if (ended > 0) spdlog::info("lease: ended {} sessions of superseded instance {}", ended, of);
   }
 
@@ -250,7 +255,10 @@ private:
     try {
       // Whoever probes the lock holds it, shared, for the length of a statement.
       for (int attempt = 0; attempt < 5; ++attempt) {
-        if (pqxx::nontransaction{lock_->conn}.exec_prepared1("hold_instance_lock", id_.load())[0].as<bool>()) return;
+        if (pqxx::nontransaction{lock_->conn}.exec_prepared1("hold_instance_lock", id_.load())[0].as<bool>()) {
+          lock_taken_again_ = true;
+          return;
+        }
         std::this_thread::sleep_for(20ms);
       }
     } catch (...) {
@@ -267,10 +275,7 @@ private:
   }
 
   placement_view placement(session& s) {
-    pqxx::work tx{s.conn};
-    auto view = view_of(tx.exec_prepared1("view_placement"));
-    tx.commit();
-    return view;
+    return view_of(pqxx::nontransaction{s.conn}.exec_prepared1("view_placement"));
   }
 
   placement_view view_of(const pqxx::row& row) {
@@ -360,6 +365,7 @@ private:
   std::condition_variable wake_, wake_watch_;
   std::deque<task> tasks_;
   bool stopping_ = false;
+  bool lock_taken_again_ = false;  // of the thread; since the last renewal
   int socket_ = -1;
   std::atomic<std::int64_t> busy_since_ms_{0};
   std::thread thread_, watch_;
@@ -379,6 +385,10 @@ void lease_store::take(take_partition what, std::function<void(placement_view)> 
 }
 void lease_store::release(release_partition what, std::function<void(placement_view)> then) {
   impl_->push({[this, what](sql::session& s) { return impl_->release(s, what); }, std::move(then)});
+}
+
+void lease_store::judge(judge_instance what, std::function<void(placement_view)> then) {
+  impl_->push({[this, what](sql::session& s) { return impl_->judge(s, what.instance); }, std::move(then)});
 }
 
 }  // namespace warren

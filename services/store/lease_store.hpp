@@ -38,6 +38,7 @@ public:
   void renew(renew_lease what, std::function<void(placement_view)> then);
   void take(take_partition what, std::function<void(placement_view)> then);
   void release(release_partition what, std::function<void(placement_view)> then);
+  void judge(judge_instance what, std::function<void(placement_view)> then);
 
 private:
   class impl;

@@ -162,11 +162,13 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
         AND (t.online OR t.attached_generation < t.attachment_generation OR t.observed_generation < t.generation
              OR t.delete_time IS NOT NULL))");
     // A tunnel is programmed without its agents: one whose connector exists and does not hold its attachment has
-    // yet to ask for it.
+    // yet to ask for it. One that a host name's claim is missing of has yet to claim it again.
     const std::string tunnel_owes = R"(
         AND (t.delete_time IS NOT NULL OR t.programmed_generation < t.generation OR t.previous_generation <> 0
              OR t.retiring <> '{}' OR t.observed_generation < t.generation
-             OR EXISTS (SELECT FROM jsonb_array_elements(t.rules) AS rule
+             OR EXISTS (SELECT FROM unnest(t.hostnames) AS wanted
+                       WHERE NOT EXISTS (SELECT FROM hostname_claim h WHERE h.hostname = wanted AND h.tunnel_uid = t.uid))
+            OR EXISTS (SELECT FROM jsonb_array_elements(t.rules) AS rule
                         JOIN connector c ON c.project = t.project AND c.name = rule ->> 'connector'
                         WHERE NOT EXISTS (SELECT FROM attachment a WHERE a.project = c.project AND a.connector = c.name
                                             AND a.tunnel_uid = t.uid AND a.tunnel_generation = t.generation))))";
@@ -177,6 +179,8 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
     out.emplace_back("tunnels_naming", R"(
       SELECT to_jsonb(t) FROM tunnel t
       WHERE warren_named_connectors(project, rules, previous_rules) @> ARRAY[$1::text || '/' || $2::text])");
+    out.emplace_back("tunnels_by_uid", R"(
+      SELECT to_jsonb(t) FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid)");
     out.emplace_back("changed_tombstones", R"(
       SELECT to_jsonb(t) FROM tombstone t WHERE partition = $1 AND version > $2 ORDER BY id)");
     out.emplace_back("list_audit", R"(
@@ -252,6 +256,13 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
              CASE WHEN p.owner = 0 OR p.owner = $2 OR i.id IS NULL OR i.expires_at <= now() THEN true
                   ELSE pg_try_advisory_xact_lock_shared(1463898707, i.id::integer) END
       FROM partition p LEFT JOIN instance i ON i.id = p.owner WHERE p.id = $1)");
+    // Its row says so to everybody. A row that is being renewed at this moment is somebody's who lives.
+    out.emplace_back("end_lease_of_dead", R"(
+      WITH suspect AS (
+        SELECT id FROM instance
+        WHERE id = $1 AND expires_at > now() AND pg_try_advisory_xact_lock_shared(1463898707, id::integer)
+        FOR UPDATE SKIP LOCKED)
+      UPDATE instance SET expires_at = now() FROM suspect WHERE instance.id = suspect.id RETURNING instance.id)");
     out.emplace_back("end_sessions", R"(
       SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
       WHERE datname = current_database() AND application_name LIKE 'warrend/' || $1::bigint || '/%'

@@ -57,12 +57,15 @@ std::uint64_t random_number() {
   return engine();
 }
 
-/// Blocks until SIGTERM or SIGINT; SIGHUP reads the log level again.
+constexpr millis go_away_over{500};       // gateways and watchers do not all arrive elsewhere at once
+constexpr millis drain_patience{15'000};  // of the 30 s that a stop may take
+
+/// Blocks until SIGTERM or SIGINT; SIGHUP reads the log level again, SIGUSR1 drains and goes on.
 class signals {
 public:
   signals() {
     sigemptyset(&set_);
-    for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set_, s);
+    for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&set_, s);
     pthread_sigmask(SIG_BLOCK, &set_, nullptr);  // before any thread starts, so that all inherit it
     std::signal(SIGPIPE, SIG_IGN);
   }
@@ -101,10 +104,10 @@ void reload_log_level(const config::loaded& again) {
   else spdlog::warn("log.level is kept as it is: there is no level {}", level);
 }
 
-bus::connection_options bus_options(const config::effective& c, const std::string& user_key) {
+bus::connection_options bus_options(const config::effective& c, const std::string& user_key, std::string connection) {
   bus::connection_options o;
   o.urls = c.list("nats.urls");
-  o.name = "warrend/" + c.text("instance.name");
+  o.name = std::move(connection);
   o.user = c.text("nats." + user_key + "user");
   o.password = c.text("nats." + user_key + "password");
   return o;
@@ -151,7 +154,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   // ---- NATS ----
   std::shared_ptr<bus::connection> link;
   try {
-    link = bus::connection::open(bus_options(c, ""), &count);
+    link = bus::connection::open(bus_options(c, "", bus::instance_connection_name(name, me)), &count);
   } catch (const std::invalid_argument& e) {
     return fail(std::string{"nats: "} + e.what());
   }
@@ -265,6 +268,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
       return it == t.partitions.end() ? revision_t{0} : it->second.revision;
     });
   };
+  placing.on_drain_asked = [] { kill(getpid(), SIGUSR1); };  // the main thread drains, as by hand
   placing.on_change = [&](const owned_partitions& o) {
     health.set("placement", o.lease, o.lease ? "" : "the instance lease is not held");
   };
@@ -288,7 +292,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
 
   std::unique_ptr<bus::disconnect_watch> disconnects;
   if (!c.text("nats.system_user").empty()) {
-    auto options = bus_options(c, "system_");
+    auto options = bus_options(c, "system_", "warrend-watch/" + name);
     options.bulk_connection = false;
     disconnects = std::make_unique<bus::disconnect_watch>(
         options,
@@ -297,7 +301,11 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
           caf::anon_send(to->placement, to_partition{partition_of(project, partitions),
                                                      agent_disconnected{std::string{project}, std::string{agent}}});
         },
-        nullptr, &count);
+        [to](std::string_view connection) {
+          if (const auto peer = bus::parse_instance_connection_name(connection))
+            caf::anon_send(to->placement, peer_disconnected{*peer});
+        },
+        &count);
   }
 
   // ---- gateways ----
@@ -389,27 +397,33 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   }};
 
   // ---- until told to stop ----
-  while (stop_signals.wait() == SIGHUP) reload_log_level(reload());
+  // Visitors' side and watchers first, so that they are elsewhere when the partitions go there.
+  const auto drain_all = [&, done = false]() mutable {
+    if (std::exchange(done, true)) return;
+    health.set("draining", false, "the instance is draining");
+    admin_server->set_ready(false);
+    gateways.stop(go_away_over);
+    caf::scoped_actor asker{system};
+    asker->request(to->placement, drain_patience, drain{})
+        .receive([](const drained& d) { spdlog::info("{} partitions released", d.released); },
+                 [&](const caf::error& e) { spdlog::warn("draining: {}", system.render(e)); });
+  };
+  for (int signal = stop_signals.wait(); signal != SIGTERM && signal != SIGINT; signal = stop_signals.wait()) {
+    if (signal == SIGHUP) reload_log_level(reload());
+    if (signal == SIGUSR1) drain_all();
+  }
 
   spdlog::info("stopping");
   supervisor::stopping();
-  health.set("draining", false, "the instance is stopping");
-  admin_server->set_ready(false);
   // Whatever hangs below must not keep the process longer than its supervisor is patient (30 s).
   std::thread{[] {
     std::this_thread::sleep_for(std::chrono::seconds{25});
     std::fputs("warrend: shutdown took too long, leaving\n", stderr);
     _exit(1);
   }}.detach();
-  {
-    caf::scoped_actor asker{system};
-    asker->request(to->placement, millis{10'000}, drain{})
-        .receive([](const drained& d) { spdlog::info("{} partitions released", d.released); },
-                 [&](const caf::error& e) { spdlog::warn("draining: {}", system.render(e)); });
-  }
+  drain_all();
   alive.stop();
   view.unsubscribe(watch_warmth);
-  gateways.stop(millis{200});
   admin_server->shutdown(millis{2000});
   http.reset();
   if (disconnects) disconnects->close();

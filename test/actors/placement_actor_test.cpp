@@ -18,6 +18,8 @@ struct lease_table {
   bool hangs = false, away = false;
   int renewals = 0;
   std::vector<partition_id> released;
+  std::vector<instance_id> judged;
+  std::set<instance_id> dead;  ///< their locks can be had
   std::vector<std::pair<caf::typed_response_promise<placement_view>, placement_view>> held_back;
 
   placement_view say(bool renewed, bool taken = false) const {
@@ -44,8 +46,10 @@ caf::behavior lease_table_actor(caf::event_based_actor* self, lease_table* t) {
     return promise;
   };
   return {
-      [=](const renew_lease&) {
+      [=](const renew_lease& r) {
         ++t->renewals;
+        for (auto& i : t->table.instances)
+          if (i.id == t->me && !t->away) i.bus_ok = r.bus_ok, i.draining = r.draining;
         return answer(t->say(true));
       },
       [=](const take_partition& q) {
@@ -63,6 +67,12 @@ caf::behavior lease_table_actor(caf::event_based_actor* self, lease_table* t) {
           row.owner = 0;
           t->released.push_back(q.partition);
         }
+        return answer(t->say(false));
+      },
+      [=](const judge_instance& q) {
+        t->judged.push_back(q.instance);
+        for (auto& i : t->table.instances)
+          if (i.id == q.instance && t->dead.contains(i.id) && !t->away) i.alive = false;
         return answer(t->say(false));
       },
       [=](const answer_now&) {
@@ -119,6 +129,35 @@ struct placement_world : test::actor_fixture {
     leases.hangs = false;
     self->send(table, answer_now{});
     run();
+  }
+  void join(instance_id id) {
+    leases.table.instances.push_back({.id = id, .name = "b", .bus_ok = true, .alive = true});
+  }
+  void hear(const busv1::LeaseNotice& n, const std::string& reply_to = {}) {
+    self->send(placement, bus_message{"warren.v1.lease", n.SerializeAsString(), reply_to});
+    run();
+  }
+  static busv1::LeaseNotice notice(instance_id from, const std::string& what, partition_id p = 0, instance_id to = 0) {
+    busv1::LeaseNotice n;
+    n.set_version(1);
+    n.set_instance(from);
+    n.set_what(what);
+    n.set_partition(p);
+    n.set_successor(to);
+    return n;
+  }
+  /// What we said to everybody, or to `subject`.
+  std::vector<busv1::LeaseNotice> said(const std::string& what, const std::string& subject = "warren.v1.lease") const {
+    std::vector<busv1::LeaseNotice> out;
+    const auto look = [&](const auto& messages) {
+      for (const auto& m : messages) {
+        busv1::LeaseNotice n;
+        if (m.subject == subject && n.ParseFromString(m.payload) && n.what() == what) out.push_back(n);
+      }
+    };
+    look(bus.published);
+    look(bus.requested);
+    return out;
   }
   /// How often that partition has announced itself on the bus.
   long announced(partition_id id) const {
@@ -246,4 +285,139 @@ TEST_CASE_METHOD(placement_world, "a newcomer gets its share, a few at a time, a
   CHECK(leases.released.size() == 2);
   advance(5s);
   CHECK(running() == std::set<partition_id>{0, 1, 2});
+}
+
+TEST_CASE_METHOD(placement_world, "a dead peer's partitions are taken as soon as its connection has ended") {
+  leases.table.partitions[2] = {2, 9, 5, 0};
+  leases.table.partitions[4] = {4, 9, 5, 0};
+  join(9);
+  start();
+  REQUIRE(running() == std::set<partition_id>{0, 1, 3});
+  const auto renewals = leases.renewals;
+  self->send(placement, peer_disconnected{9});
+  run();
+  CHECK(leases.judged == std::vector<instance_id>{9});
+  CHECK(running() == std::set<partition_id>{0, 1, 3});  // it lives: its lock cannot be had
+
+  leases.dead.insert(9);
+  for (auto id : {2, 4}) leases.table.partitions[static_cast<std::size_t>(id)].owner = 0;  // as the fake takes only these
+  advance(25ms, 5ms);
+  CHECK(leases.judged == std::vector<instance_id>{9, 9});
+  CHECK(running() == all);
+  CHECK(leases.renewals == renewals);
+}
+
+TEST_CASE_METHOD(placement_world, "a silent peer is judged, one that is heard is not") {
+  join(9);
+  start();
+  for (int i = 0; i < 20; ++i) {
+    hear(notice(9, "alive"));
+    advance(100ms);
+  }
+  CHECK(leases.judged.empty());
+  CHECK(said("alive").size() >= 19);
+  leases.dead.insert(9);
+  advance(500ms);
+  CHECK_FALSE(leases.judged.empty());
+  CHECK(running() == all);
+  const auto judged = leases.judged.size();
+  advance(10s);
+  CHECK(leases.judged.size() == judged);  // once it is known, nobody asks again
+}
+
+TEST_CASE_METHOD(placement_world, "whoever cannot renew neither says that it lives nor judges others") {
+  join(9);
+  start();
+  leases.away = true;
+  advance(1100ms);
+  const auto alive = said("alive").size();
+  const auto judged = leases.judged.size();
+  self->send(placement, peer_disconnected{9});
+  advance(1s);
+  CHECK(said("alive").size() == alive);
+  CHECK(leases.judged.size() == judged);
+
+  // The others' leases have ended for the same reason: they get the time to renew them.
+  leases.table.instances[1].alive = false;
+  leases.table.partitions[4] = {4, 9, 1, 0};
+  leases.away = false;
+  advance(2900ms);
+  CHECK(leases.table.partitions[4].owner == 9);
+  CHECK_FALSE(said("alive").size() == alive);
+}
+
+TEST_CASE_METHOD(placement_world, "a released partition is taken at once by its successor, who says so") {
+  for (auto id : {2, 4}) leases.table.partitions[static_cast<std::size_t>(id)] = {id, 9, 5, 0};
+  join(9);
+  start();
+  REQUIRE(running() == std::set<partition_id>{0, 1, 3});
+  leases.table.partitions[4].owner = 0;
+  hear(notice(9, "released", 4, 8), "inbox.1");
+  CHECK(running() == std::set<partition_id>{0, 1, 3});
+  CHECK(said("taken", "inbox.1").empty());
+  hear(notice(9, "released", 4, 1), "inbox.2");
+  CHECK(running() == std::set<partition_id>{0, 1, 3, 4});
+  REQUIRE(said("taken", "inbox.2").size() == 1);
+  CHECK(said("taken", "inbox.2")[0].partition() == 4);
+
+  hear(notice(9, "released", 99, 1), "inbox.3");  // there is no such partition
+  hear(notice(1, "released", 2, 1), "inbox.4");   // our own words come back
+  CHECK(said("taken", "inbox.3").empty());
+  CHECK(said("taken", "inbox.4").empty());
+  self->send(placement, bus_message{"warren.v1.lease", "nonsense", "inbox.5"});
+  run();
+  CHECK(count.values["warren_bus_dropped_total{garbage}"] == 1);
+}
+
+TEST_CASE_METHOD(placement_world, "a drain that is asked for on the bus names successors and stays") {
+  start();
+  join(9);
+  hear(notice(7, "drain"), "inbox.1");
+  CHECK(running() == all);
+  hear(notice(1, "drain"), "inbox.2");
+  CHECK(said("leaving", "inbox.2").size() == 1);
+  advance(1s);
+  CHECK(running().empty());
+  CHECK(leases.released.size() == 5);
+  CHECK(leases.table.instances[0].draining);
+  const auto offers = said("released");
+  REQUIRE(offers.size() == 5);
+  int to_the_newcomer = 0;
+  for (const auto& o : offers) to_the_newcomer += o.successor() == 9;
+  CHECK(to_the_newcomer >= 4);  // the first may go before the newcomer is known
+  CHECK(said("leaving").size() == 1);
+  CHECK(owned().lease);
+  advance(5s);
+  CHECK(running().empty());
+}
+
+TEST_CASE_METHOD(placement_world, "a deaf instance gives its partitions to one that hears, after a while") {
+  join(9);
+  for (auto id : {3, 4}) leases.table.partitions[static_cast<std::size_t>(id)] = {id, 9, 5, 0};
+  start();
+  const auto ours = std::set<partition_id>{0, 1, 2};
+  REQUIRE(running() == ours);
+  self->send(placement, bus_state{false});
+  run();
+  CHECK_FALSE(leases.table.instances[0].bus_ok);
+  advance(1900ms);
+  CHECK(running() == ours);
+
+  SECTION("when that one is still there and still hears") {
+    advance(2s);
+    CHECK(running().empty());
+    self->send(placement, bus_state{true});
+    advance(1s);
+    CHECK(running() == ours);  // they are free, and its share
+  }
+  SECTION("not when it hears again itself") {
+    self->send(placement, bus_state{true});
+    advance(10s);
+    CHECK(running() == ours);
+  }
+  SECTION("not when nobody hears") {
+    leases.table.instances[1].bus_ok = false;
+    advance(60s);
+    CHECK(running() == ours);
+  }
 }

@@ -96,6 +96,15 @@ TEST_CASE("whatever parses is what a builder would have made") {
   CHECK(read > 1000);
 }
 
+TEST_CASE("an instance's connection name tells its id, whatever it is called") {
+  CHECK(instance_connection_name("warren-1", 7) == "warrend/warren-1/7");
+  for (const auto* name : {"warren-1", "a/b", "", "warrend/3/4"})
+    CHECK(parse_instance_connection_name(instance_connection_name(name, 12)) == 12);
+  for (const auto* bad : {"", "warrend", "warrend/", "warrend/a/", "warrend/a/b", "warrend/a/0", "warrend/a/-1",
+                          "warrend/a/1x", "warrend/a/99999999999999999999", "warren-agent/acme/connector/7", "x/1"})
+    CHECK_FALSE(parse_instance_connection_name(bad));
+}
+
 TEST_CASE("an agent's connection is named after it") {
   const auto name = agent_connection_name("acme", kind_connector, "home");
   CHECK(name == "warren-agent/acme/connector/home");

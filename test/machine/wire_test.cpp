@@ -494,7 +494,12 @@ TEST_CASE("a lease notice") {
                               {{"what", [](auto& n) { n.clear_what(); }},
                                {"what", [](auto& n) { n.set_what("dead"); }},
                                {"instance", [](auto& n) { n.set_instance(-1); }},
-                               {"partition", [](auto& n) { n.set_partition(-1); }}});
+                               {"partition", [](auto& n) { n.set_partition(-1); }},
+                               {"successor", [](auto& n) { n.set_successor(-1); }}});
+  for (const auto* what : {"alive", "released", "taken", "leaving", "drain"}) {
+    notice.set_what(what);
+    CHECK(wire::parse_lease_notice(notice.SerializeAsString()));
+  }
   refuses_versions(notice, wire::parse_lease_notice);
   refuses_whole(notice, wire::parse_lease_notice, limits::agent_message_bytes_max);
   survives(notice, wire::parse_lease_notice);
