@@ -27,6 +27,7 @@ using boost::system::error_code;
 namespace {
 
 constexpr std::size_t body_bytes_max = 16 * 1024 * 1024;  // of a request or an answer
+constexpr std::uint32_t head_bytes_max = 64 * 1024;       // above what gateways let through
 
 tcp::endpoint loopback(std::uint16_t port) { return {asio::ip::address_v4::loopback(), port}; }
 
@@ -62,6 +63,7 @@ struct origin::impl : std::enable_shared_from_this<origin::impl> {
     void read() {
       parser.emplace();
       parser->body_limit(body_bytes_max);
+      parser->header_limit(head_bytes_max);
       http::async_read(stream, buffer, *parser, [self = shared_from_this()](error_code e, std::size_t) {
         if (e)
           self->end();
@@ -268,6 +270,10 @@ origin::~origin() {
   impl_->work.reset();
   impl_->context.stop();
   impl_->thread.join();
+  // Handlers hold their connection and it holds us: whatever waits still has to hear that it is over.
+  impl_->silence();
+  impl_->context.restart();
+  impl_->context.poll();
 }
 
 std::uint16_t origin::port() const { return impl_->port; }
@@ -316,6 +322,8 @@ answer visit(std::uint16_t port, const request& r) {
     message.method_string(r.method);
   message.set(http::field::host, r.host);
   message.set(http::field::connection, "close");
+  for (const auto& [name, value] : r.headers)
+    message.set(name, value);
   message.body() = r.body;
   if (!r.body.empty() || message.method() == http::verb::post || message.method() == http::verb::put)
     message.prepare_payload();

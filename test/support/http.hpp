@@ -57,6 +57,7 @@ struct request {
   std::string target = "/";
   std::string body = {};
   milliseconds timeout{5'000};
+  std::map<std::string, std::string> headers = {};  ///< more of them
 };
 
 /// One request on a connection of its own to 127.0.0.1:`port`.
