@@ -2,7 +2,9 @@
 #include "actors/connector/attachments.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <tuple>
 #include <vector>
 
 #include <fmt/format.h>
@@ -56,14 +58,21 @@ bool attached(const v1::AttachmentRow& a, const v1::ConnectorRow& row) {
   return a.attachment_generation() <= row.attached_generation();
 }
 
+/// Kept in one order: the attachments that it comes from are a map, whose order is another one in each process.
 void owe_state(state& s, const std::string& tunnel, const std::string& uid, std::int64_t generation) {
-  for (const auto& o : s.owed())
-    if (o.tunnel_uid() == uid && o.tunnel_generation() == generation) return;
-  auto* o = s.add_owed();
+  auto& owed = *s.mutable_owed();
+  const auto key = std::tie(uid, generation);
+  const auto key_of = [](const auto& o) { return std::make_tuple(std::cref(o.tunnel_uid()), o.tunnel_generation()); };
+  const auto at = std::lower_bound(owed.begin(), owed.end(), key,
+                                   [&](const auto& o, const auto& wanted) { return key_of(o) < wanted; });
+  if (at != owed.end() && key_of(*at) == key) return;
+  const auto begin = static_cast<int>(at - owed.begin());
+  auto* o = owed.Add();
   o->set_connector(s.name());
   o->set_tunnel(tunnel);
   o->set_tunnel_uid(uid);
   o->set_tunnel_generation(generation);
+  for (int i = begin; i + 1 < owed.size(); ++i) owed.SwapElements(i, owed.size() - 1);
 }
 
 void fill_set(busv1::AttachmentSet& set, const state& s) {
@@ -186,6 +195,8 @@ void plan_wishes(const state& s, state& after, plan& p) {
         if (a.tunnel_uid() == d.tunnel_uid() &&
             (d.below_generation() == 0 || a.tunnel_generation() < d.below_generation()))
           going.push_back(&a);
+      std::sort(going.begin(), going.end(),
+                [](const auto* a, const auto* b) { return a->tunnel_generation() < b->tunnel_generation(); });
       if (!going.empty() && change.attached_size() > 0) break;
       ++done;
       drop_if(*after.mutable_detaching(), [&](const auto& each) {
