@@ -22,8 +22,10 @@
 
 #include "actors/core/counters.hpp"
 #include "actors/core/limits.hpp"
+#include "actors/core/recorder.hpp"
 #include "actors/core/transition.hpp"
 #include "actors/messages.hpp"
+#include "actors/replay/digest.hpp"
 
 namespace warren {
 
@@ -35,6 +37,7 @@ struct entity_context {
   silence_actor silence;
   partition_actor partition;         ///< where routes between entities meet
   counters* count = nullptr;         ///< outlives all actors
+  recorder* record = nullptr;        ///< outlives all actors; null: nothing is remembered
   partition_id id = 0;
   epoch_t epoch = 0;
   std::int64_t incarnation = 0;
@@ -89,6 +92,7 @@ template <class Traits> struct shell_state {
   std::uint64_t wake_serial = 0;    ///< of the armed wake; an older one is ignored
   std::int64_t idle_since_ms = 0;   ///< nothing owed since then; 0: busy
   std::int64_t conflict_since_ms = 0;  ///< the first conflict of the save that is being tried again; 0: none
+  record_track track;
 };
 
 namespace shell {
@@ -172,11 +176,35 @@ template <class Traits, class Self> void begin(Self* self) {
   });
 }
 
+/// For the flight recorder: this event is about to change the machine's state.
+template <class Traits, class Self>
+void recorded(Self* self, const typename Traits::event& event, bool noted, std::uint64_t random, moment now) {
+  auto& s = self->state;
+  if (s.ctx.record == nullptr) return;
+  const auto kind = Traits::kind(s.machine);
+  s.ctx.record->begin(s.track, {kind, s.project, s.name, s.ctx.id, s.ctx.epoch}, s.machine, event, noted, random, now);
+}
+
+/// And this is what became of it.
+template <class Self> void concluded(Self* self, step_outcome outcome, const saved* written) {
+  auto& s = self->state;
+  if (s.ctx.record == nullptr) return;
+  std::optional<std::uint64_t> digest;
+  if (outcome != step_outcome::lost && s.track.digest_due(outcome != step_outcome::done)) {
+    const auto taken = replay::digest_of(s.machine);
+    s.track.digest_bytes = taken.bytes;
+    digest = taken.value;
+  }
+  s.ctx.record->conclude(s.track, outcome, written == nullptr ? 0 : written->revision,
+                         written == nullptr ? nullptr : &written->rows, digest);
+}
+
 /// Everything below `save` in the transition.
 template <class Traits, class Self>
 void finish(Self* self, typename Traits::transition t, const saved* written) {
   auto& s = self->state;
   s.machine = std::move(t.next);
+  concluded(self, written == nullptr ? step_outcome::done : step_outcome::saved, written);
   for (const auto& a : t.announce) Traits::announce(self, a);
   Traits::carried_out(self);
   arm(self, t.wake_at_ms);
@@ -246,21 +274,26 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
             answer_decided(st, t.replies);
             if (std::holds_alternative<save_conflict>(result)) {
               st.machine = std::move(t.kept);
+              concluded(self, step_outcome::conflict, nullptr);
               if (st.conflict_since_ms == 0) st.conflict_since_ms = now_of(self).steady_ms;
               reload<Traits>(self, true, false);
             } else if (std::holds_alternative<save_lost>(result)) {
+              concluded(self, step_outcome::lost, nullptr);
               answer_all(self, errc::not_owner, "the partition has moved");
               self->quit();
             } else if (auto* refused = std::get_if<save_refused>(&result)) {
               st.machine = std::move(t.kept);
+              concluded(self, step_outcome::refused, nullptr);
               handle<Traits>(self, Traits::on_failed(std::string{to_string(refused->code)},
                                                      refused->field, refused->message));
             } else if (auto* replayed = std::get_if<save_replayed>(&result)) {
               st.machine = std::move(t.kept);
+              concluded(self, step_outcome::replayed, nullptr);
               if (!t.replies.empty()) reply_to(st, t.replies.front().ticket, std::move(replayed->reply));
               handle<Traits>(self, Traits::on_failed("replayed", "", ""));
             } else {
               st.machine = std::move(t.kept);
+              concluded(self, step_outcome::unavailable, nullptr);
               handle<Traits>(self, Traits::on_failed("unavailable", "",
                                                      std::get<save_unavailable>(result).message));
             }
@@ -274,9 +307,12 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
 /// One event to completion.
 template <class Traits, class Self> void handle(Self* self, typename Traits::event event) {
   auto& s = self->state;
-  event.set_random(s.ctx.random());
-  event.set_fresh_uid(s.ctx.fresh_uid());
-  carry_out<Traits>(self, Traits::step(s.machine, event, now_of(self)));
+  const auto now = now_of(self);
+  const auto random = s.ctx.random();
+  if (event.has_command()) event.set_fresh_uid(s.ctx.fresh_uid());  // a command alone may create something
+  recorded<Traits>(self, event, false, random, now);
+  event.set_random(random);
+  carry_out<Traits>(self, Traits::step(s.machine, event, now));
 }
 
 /// A command: remembers the asker and hands it to the machine, which answers by its ticket.

@@ -58,15 +58,18 @@ void hear_agent(self_ptr self, const agent_message& m) {
   shell::handle<traits>(self, std::move(e));
 }
 
-/// What waits behind it in the mailbox goes into the same save: a thousand new tunnels are a few steps of the
-/// agent's set, not a thousand.
-template <class Wish> bool noted(self_ptr self, const Wish& w) {
+/// A tunnel's wish. What waits behind it in the mailbox goes into the same save: a thousand new tunnels are a few
+/// steps of the agent's set, not a thousand.
+void wished(self_ptr self, event e) {
   auto& s = self->state;
-  if (!s.machine.known()) return false;
+  if (!s.machine.known()) return shell::handle<traits>(self, std::move(e));
   const auto now = shell::now_of(self);
-  note(s.machine, w, now);
+  shell::recorded<traits>(self, e, true, 0, now);
+  if (e.has_attach()) note(s.machine, e.attach(), now);
+  else if (e.has_detach()) note(s.machine, e.detach(), now);
+  else note(s.machine, e.push(), now);
+  shell::concluded(self, step_outcome::done, nullptr);
   shell::arm(self, now.steady_ms);
-  return true;
 }
 
 std::string_view name_of(const busv1::AgentCommand& c) {
@@ -163,22 +166,19 @@ connector_actor::behavior_type actor(self_ptr self, entity_context ctx, std::str
       [self](v1::Command& command) { return shell::ask<traits>(self, std::move(command)); },
       [self](const agent_message& m) { hear_agent(self, m); },
       [self](v1::AttachTunnel& a) {
-        if (noted(self, a)) return;
         event e;
         *e.mutable_attach() = std::move(a);
-        shell::handle<traits>(self, std::move(e));
+        wished(self, std::move(e));
       },
       [self](v1::DetachTunnel& d) {
-        if (noted(self, d)) return;
         event e;
         *e.mutable_detach() = std::move(d);
-        shell::handle<traits>(self, std::move(e));
+        wished(self, std::move(e));
       },
       [self](v1::PushAddressing& p) {
-        if (noted(self, p)) return;
         event e;
         *e.mutable_push() = std::move(p);
-        shell::handle<traits>(self, std::move(e));
+        wished(self, std::move(e));
       },
       [self](v1::ClassState& c) {
         event e;

@@ -40,6 +40,7 @@ constexpr metric table[] = {
     {"warren_agent_commands_total", type::counter, "command", "Commands sent to agents."},
     {"warren_partitions_owned", type::gauge, "", "Partitions that this instance owns."},
     {"warren_takeovers_total", type::counter, "", "Partitions taken by this instance."},
+    {"warren_recorder_left_out_total", type::counter, "", "Steps too large for the flight recorder."},
     // bus
     {"warren_bus_connected", type::gauge, "", "1 while connected to NATS."},
     {"warren_bus_messages_total", type::counter, "direction", "Messages received and sent."},
