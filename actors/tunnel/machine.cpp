@@ -83,7 +83,8 @@ void retire(v1::TunnelRow& row, const v1::TunnelRow& replaced) {
 /// A new generation: not yet observed by gateways, and what was live stays routed until agents hold it.
 void begin_generation(v1::TunnelRow& row, const v1::TunnelRow& before, std::int64_t wall_ms) {
   row.set_generation(before.generation() + 1);
-  if (before.previous_generation() == 0 && before.programmed_generation() == before.generation()) {
+  // Also when agents have not yet let go of an older one: they may do so at any moment.
+  if (before.programmed_generation() == before.generation()) {
     row.set_previous_generation(before.generation());
     *row.mutable_previous_rules() = before.rules();
   }
@@ -571,7 +572,7 @@ bool unjudged(const state& s) {
 void adopt_rival(transition& t, moment now) {
   state after = t.next;
   auto& row = *after.mutable_row();
-  if (after.has_adopted_from() && row.previous_generation() == 0 &&
+  if (after.has_adopted_from() &&
       after.adopted_from().programmed_generation() == after.adopted_from().generation()) {
     row.set_previous_generation(after.adopted_from().generation());
     *row.mutable_previous_rules() = after.adopted_from().rules();

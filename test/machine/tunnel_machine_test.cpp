@@ -518,6 +518,87 @@ TEST_CASE("a rival that changes the spec makes a generation, checked and claimed
   }
 }
 
+TEST_CASE("a claim that a rival deleted is claimed again, one that it added goes") {
+  auto p = fresh();
+  p.begin();
+  p.live();
+  auto e = play::reloaded(p.s.row());
+  e.mutable_reloaded()->set_rival(true);
+  SECTION("deleted") {
+    e.mutable_reloaded()->clear_children();
+    p.on(e);
+    CHECK(p.writes == std::vector<std::string>{"tunnel_claims"});
+    REQUIRE(p.claimed);
+    CHECK(p.claimed->claim == std::vector<std::string>{"web.example.com"});
+    CHECK(p.claimed->drop.empty());
+    CHECK(p.s.row().generation() == 1);
+    CHECK(p.programmed().status() == "True");
+    CHECK(p.s.row().route_version() == p.revision);
+  }
+  SECTION("added") {
+    auto* claim = e.mutable_reloaded()->add_children()->mutable_hostname_claim();
+    claim->set_hostname("theirs.example.com");
+    claim->set_tunnel_uid(p.s.row().uid());
+    p.on(e);
+    REQUIRE(p.claimed);
+    CHECK(p.claimed->claim.empty());
+    CHECK(p.claimed->drop == std::vector<std::string>{"theirs.example.com"});
+  }
+  SECTION("at activation") {
+    auto again = fresh();
+    auto row = play::reloaded(p.s.row());
+    row.mutable_reloaded()->clear_children();
+    again.on(row);
+    REQUIRE(again.claimed);
+    CHECK(again.claimed->claim == std::vector<std::string>{"web.example.com"});
+  }
+  SECTION("taken by somebody else meanwhile: the spec no longer holds, and no command hears of it") {
+    e.mutable_reloaded()->clear_children();
+    e.set_random(9);
+    auto t = tunnel::step(p.s, e, p.now);
+    REQUIRE(t.save);
+    p.s = t.kept;
+    p.s.set_retry_at_ms(p.now.steady_ms + 1);
+    p.on(play::update_target("http://localhost:9090"));
+    tunnel::event failed;
+    failed.mutable_failed()->set_code("already_exists");
+    failed.mutable_failed()->set_message("the host name web.example.com belongs to another tunnel");
+    p.on(failed);
+    CHECK(p.answers.empty());
+    p.after(50);
+    p.on(play::wake());
+    CHECK(p.writes.at(0) == "tunnel_claims");
+    CHECK(p.writes.at(1) == "tunnel_spec");  // the command, on top of it
+    REQUIRE(p.answers.size() == 1);
+  }
+  SECTION("nothing to claim while it is being deleted") {
+    p.on(play::erase());
+    p.writes.clear();
+    auto gone = play::reloaded(p.s.row());
+    gone.mutable_reloaded()->clear_children();
+    p.on(gone);
+    CHECK(p.writes.empty());
+  }
+}
+
+TEST_CASE("what a rival touched below the row is asked for anew") {
+  auto p = fresh();
+  p.begin();
+  p.live();
+  p.after(10'000);
+  auto e = play::reloaded(p.s.row());
+  p.on(e);
+  CHECK(p.count<v1::AttachTunnel>() == 0);
+  e.mutable_reloaded()->set_rival(true);
+  p.on(e);
+  CHECK(p.count<v1::AttachTunnel>() == 1);
+  p.on(p.attachment(true, true));
+  p.after(10'000);
+  p.on(play::wake());
+  CHECK(p.count<v1::AttachTunnel>() == 1);
+  CHECK(p.writes.empty());
+}
+
 TEST_CASE("with the database away a caller is told at once, and what we owe is tried again") {
   auto p = fresh();
   p.begin();

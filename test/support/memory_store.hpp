@@ -188,7 +188,8 @@ public:
       for (const auto& [k, r] : rows)
         if ((r.has_tunnel() && r.tunnel().partition() == partition) ||
             (r.has_connector() && r.connector().partition() == partition) ||
-            (r.has_attachment() && r.attachment().partition() == partition))
+            (r.has_attachment() && r.attachment().partition() == partition) ||
+            (r.has_hostname_claim() && r.hostname_claim().partition() == partition))
           out.rows.push_back(r);
     return out;
   }
