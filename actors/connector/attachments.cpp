@@ -78,7 +78,8 @@ void owe_state(state& s, const std::string& tunnel, const std::string& uid, std:
 void fill_set(busv1::AttachmentSet& set, const state& s) {
   set.set_generation(s.row().attachment_generation());
   std::map<std::string, const v1::AttachmentRow*> sorted;  // the state's map has no order
-  for (const auto& [key, a] : s.attachments()) sorted[key] = &a;
+  for (const auto& [key, a] : s.attachments())
+    if (a.attachment_generation() != never_attached) sorted[key] = &a;
   for (const auto& [key, a] : sorted) *set.add_attachments() = attachment_of(*a);
 }
 
@@ -94,6 +95,10 @@ void hear_held(state& s, std::int64_t generation) {
     s.set_lower_seen(true);
     s.set_lower_generation(generation);
   }
+  // It holds a set that the database has lost, and takes none with a lower number for a newer one.
+  if (exists(s) && s.held_generation() > s.row().attachment_generation() &&
+      s.row().attachment_generation() < s.incarnation() << 32)
+    s.set_set_changed_by_rival(true);
 }
 
 void hear_targets(state& s, const google::protobuf::RepeatedPtrField<busv1::TargetState>& targets) {
@@ -180,7 +185,7 @@ void plan_wishes(const state& s, state& after, plan& p) {
       row.set_tunnel_generation(a.tunnel_generation());
       row.set_tunnel(a.tunnel());
       *row.mutable_rules() = a.rules();
-      if (it != s.attachments().end() && same(row, it->second)) continue;
+      if (it != s.attachments().end() && same(row, it->second) && row.attachment_generation() != never_attached) continue;
       row.set_attachment_generation(change.generation());
       row.set_target_state("Unknown");
       row.clear_target_message();
@@ -219,11 +224,23 @@ void plan_wishes(const state& s, state& after, plan& p) {
     }
   }
   after.mutable_wishes()->DeleteSubrange(0, done);
+  // What a rival wrote is held by no agent and was asked for by no tunnel: it goes, and who wants it asks again.
+  bool more_of_rivals = false;
+  for (const auto& [key, a] : s.attachments()) {
+    if (a.attachment_generation() != never_attached || p.children.contains(key)) continue;
+    if (p.children.size() >= std::size_t{2 * limits::attachment_batch}) {
+      more_of_rivals = true;
+      break;
+    }
+    p.children[key] = write_of(row_write::op::erase, a, a.version());
+    after.mutable_attachments()->erase(key);
+    owe_state(after, a.tunnel(), a.tunnel_uid(), a.tunnel_generation());
+  }
   const bool changes = change.attached_size() > 0 || change.detached_size() > 0;
   if (changes || s.set_changed_by_rival()) p.row.set_attachment_generation(change.generation());
   if (s.set_changed_by_rival()) {  // no step leads there: the agent gets the whole set
     after.clear_changes();
-    after.set_set_changed_by_rival(false);
+    after.set_set_changed_by_rival(more_of_rivals);
   } else if (changes) {
     if (after.changes_size() >= limits::set_changes_max) after.mutable_changes()->erase(after.changes().begin());
     *after.add_changes() = std::move(change);

@@ -36,6 +36,8 @@ v1::Reply unchanged(const state& s) {
 
 std::string json_of(v1::ConnectorRow row) {
   row.clear_session_token_hash();  // the audit trail is read by people
+  row.clear_version();             // what is written gets its revision from the store
+  row.clear_route_version();
   std::string out;
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;

@@ -2,6 +2,7 @@
 #include "actors/connector/liveness.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "actors/core/limits.hpp"
 
@@ -11,10 +12,48 @@ namespace {
 
 std::int64_t heard_from(const state& s) { return std::max(s.heard_ms(), s.lease_from_ms()); }
 
-std::int64_t overdue_at(const state& s) { return s.heard_ms() + s.heartbeat_interval_ms() * 3 / 2; }
+/// Between the agent's heartbeats. Its former owner may have given it another one than ours.
+std::int64_t interval_of(const state& s) {
+  if (s.agent_interval_ms() != 0) return s.agent_interval_ms();
+  return std::max(s.heartbeat_interval_ms(), ms(limits::heartbeat_interval_unsaid));
+}
+
+std::int64_t overdue_at(const state& s) { return s.heard_ms() + interval_of(s) * 3 / 2; }
+
+/// Whatever was not heard until here does not count. Offline ones are called by their partition, a few at a time.
+void begin_lease(state& s, moment now) {
+  s.set_lease_from_ms(now.steady_ms);
+  if (exists(s) && s.row().online()) begin_roll_call(s, now, 0);
+}
 
 void end_suspicion(state& s) {
   s.set_suspicion(0);
+  s.set_suspicion_serial(0);
+}
+
+/// Whether a sign that the agent may be gone would mean anything.
+bool may_suspect(const state& s) {
+  return exists(s) && s.row().online() && s.row().dialable() && !s.bus_down() && s.silence().empty();
+}
+
+constexpr std::int64_t never_ms = std::numeric_limits<std::int64_t>::max();
+
+/// When the next suspicion begins if nothing happens: silence is one sign until the agent is heard, dialled once
+/// per interval; each connection that ends is a sign of its own, as an answer before it proves nothing after it.
+std::int64_t suspicion_due(const state& s, moment now) {
+  if (s.suspicion() != 0 || !may_suspect(s)) return never_ms;
+  const auto not_before = [&](std::int64_t apart) { return s.suspected_ms() == 0 ? now.steady_ms : s.suspected_ms() + apart; };
+  auto due = never_ms;
+  if (s.disconnect_heard()) due = not_before(ms(limits::suspicions_apart));
+  if (is_silent(s, now)) due = std::min(due, not_before(interval_of(s)));
+  return due;
+}
+
+/// Dials, as soon as everything else is said.
+void suspect(state& s, moment now) {
+  s.set_suspected_ms(std::max<std::int64_t>(now.steady_ms, 1));
+  s.set_disconnect_heard(false);
+  s.set_suspicion(1);
   s.set_suspicion_serial(0);
 }
 
@@ -42,7 +81,7 @@ void begin_roll_call(state& s, moment now, std::int64_t delay_ms) {
   s.set_report_due_ms(now.steady_ms + delay_ms);
 }
 
-void begin_lease(state& s, moment now) {
+void hear_roll_call(state& s, moment now) {
   s.set_lease_from_ms(now.steady_ms);
   begin_roll_call(s, now, 0);
 }
@@ -66,23 +105,22 @@ void want_report(state& s, moment now) {
   if (s.report_sent_ms() + ms(limits::repeat_after) <= now.steady_ms) s.set_report_sent_ms(0);
 }
 
-void suspect(state& s, moment now) {
-  if (!exists(s) || !s.row().online() || s.suspicion() != 0 || s.bus_down() || !s.silence().empty()) return;
-  if (s.suspected_ms() != 0 && now.steady_ms < s.suspected_ms() + s.heartbeat_interval_ms()) return;
-  s.set_suspected_ms(now.steady_ms);
-  if (!s.row().dialable()) return;  // a dial that fails would prove nothing: the lease decides
-  s.set_suspicion(1);
-  s.set_suspicion_serial(0);
-}
-
 void heard(state& s, moment now) {
   s.set_heard_ms(now.steady_ms);
   s.clear_silence();
   s.set_said_bye(false);
   s.set_roll_call(false);
   s.set_call_unanswered(false);
+  s.set_disconnect_heard(false);
   end_suspicion(s);
 }
+
+void hear_interval(state& s, std::int64_t said_ms) {
+  // Who does not say it has been told ours with its session.
+  s.set_agent_interval_ms(said_ms <= 0 ? s.heartbeat_interval_ms() : std::min(said_ms, ms(limits::lease_max)));
+}
+
+void hear_disconnected(state& s) { s.set_disconnect_heard(true); }
 
 void pass_time(state& s, moment now) {
   if (!exists(s)) return;
@@ -90,9 +128,9 @@ void pass_time(state& s, moment now) {
       now.steady_ms >= s.report_first_ms() + ms(limits::roll_call_answer)) {
     s.set_roll_call(false);
     s.set_call_unanswered(s.silence().empty());
-    suspect(s, now);
   }
-  if (is_silent(s, now)) suspect(s, now);
+  if (!may_suspect(s)) s.set_disconnect_heard(false);
+  else if (now.steady_ms >= suspicion_due(s, now)) suspect(s, now);
   if (s.suspicion() == 2 && now.steady_ms >= s.dial_due_ms()) {
     s.set_suspicion(3);
     s.set_suspicion_serial(0);
@@ -142,6 +180,7 @@ void owe_report(transition& t, moment now) {
   command.mutable_report();
   t.announce.push_back(agent_command{std::move(command), true});
   s.set_report_sent_ms(std::max<std::int64_t>(now.steady_ms, 1));
+  if (!s.row().online()) s.set_roll_call(false);  // one call: it costs nothing that it is not there
   if (s.report_first_ms() == 0) s.set_report_first_ms(s.report_sent_ms());
   want_wake(t, std::min(now.steady_ms + ms(limits::repeat_after), s.report_first_ms() + ms(limits::roll_call_answer)));
 }
@@ -165,6 +204,19 @@ void owe_dials(transition& t, moment now) {
   }
 }
 
+void owe_interval(transition& t, moment now) {
+  state& s = t.next;
+  const bool other = s.agent_interval_ms() != 0 && s.agent_interval_ms() != s.heartbeat_interval_ms();
+  if (!other || !s.row().online() || s.bus_down() || is_silent(s, now)) return;
+  const auto due = s.interval_told_ms() == 0 ? now.steady_ms : s.interval_told_ms() + ms(limits::repeat_after);
+  if (now.steady_ms < due) return want_wake(t, due);
+  auto command = next_command(s);
+  command.mutable_interval()->set_heartbeat_interval_ms(s.heartbeat_interval_ms());
+  t.announce.push_back(agent_command{std::move(command), true});
+  s.set_interval_told_ms(std::max<std::int64_t>(now.steady_ms, 1));
+  want_wake(t, now.steady_ms + ms(limits::repeat_after));
+}
+
 void owe_silence(transition& t, moment now) {
   state& s = t.next;
   const bool online = exists(s) && s.row().online();
@@ -181,9 +233,7 @@ void arm_liveness(transition& t, moment now) {
   if (!s.mass_silence()) want_wake(t, heard_from(s) + s.row().lease_duration_ms() + 1);
   if (!s.row().online()) return;
   if (heard_since_lease(s) && now.steady_ms < overdue_at(s)) want_wake(t, overdue_at(s));
-  // Suspected once per interval, as long as it is silent and a dial could tell.
-  else if (is_silent(s, now) && s.suspicion() == 0 && s.row().dialable())
-    want_wake(t, std::max(now.steady_ms + 1, s.suspected_ms() + s.heartbeat_interval_ms()));
+  if (const auto due = suspicion_due(s, now); due != never_ms) want_wake(t, std::max(now.steady_ms + 1, due));
 }
 
 }  // namespace warren::connector

@@ -16,14 +16,16 @@ bool is_silent(const state& s, moment now);
 
 /// A message of the current session: nothing is suspected, nobody needs to be called.
 void heard(state& s, moment now);
-/// A full lease from now, and a roll call at once.
-void begin_lease(state& s, moment now);
+/// A full lease from now, and a roll call at once, also of who is offline.
+void hear_roll_call(state& s, moment now);
 /// The agent is asked to report, not before `delay_ms` from now; no answer for 5 s is a suspicion.
 void begin_roll_call(state& s, moment now, std::int64_t delay_ms);
 /// The agent is asked to report; no answer means nothing.
 void want_report(state& s, moment now);
-/// A sign that the agent may be gone: dialled, when a dial can tell.
-void suspect(state& s, moment now);
+/// The agent has said at which interval its heartbeats come; 0: not said.
+void hear_interval(state& s, std::int64_t said_ms);
+/// The agent's NATS connection has ended: it is dialled, when a dial can tell.
+void hear_disconnected(state& s);
 void hear_dialed(state& s, const v1::Dialed& d, moment now);
 void hear_mass_silence(state& s, const v1::MassSilence& m, moment now);
 void hear_bus(state& s, const v1::BusState& b, moment now);
@@ -34,6 +36,8 @@ void pass_time(state& s, moment now);
 
 void owe_report(transition& t, moment now);
 void owe_dials(transition& t, moment now);
+/// An agent with another interval is told ours, until its heartbeats say so.
+void owe_interval(transition& t, moment now);
 /// To the instance's watch on silence.
 void owe_silence(transition& t, moment now);
 /// Wakes when the lease ends, when a heartbeat is overdue.

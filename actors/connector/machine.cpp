@@ -47,6 +47,7 @@ void begin_life(state& s, const event& e, moment now) {
   s.clear_detaching();
   s.set_addressing_changed(true);
   s.set_heard_ms(0);
+  s.set_agent_interval_ms(0);
   s.set_said_bye(false);
   s.set_proved_addresses("");
   s.set_settled_digest("");
@@ -99,6 +100,8 @@ void hear_reloaded(state& s, const event& e, moment now) {
           owe_state(s, a.tunnel(), a.tunnel_uid(), a.tunnel_generation());
         }
     }
+    for (const auto& [key, a] : s.attachments())
+      if (a.attachment_generation() == never_attached) s.set_set_changed_by_rival(true);
   }
   if (r.conflict()) {
     s.set_conflicts(s.conflicts() + 1);
@@ -199,6 +202,7 @@ void settle(transition& t, moment now) {
     owe_set(t, now);
     owe_report(t, now);
     owe_dials(t, now);
+    owe_interval(t, now);
     arm_liveness(t, now);
   }
   owe_tunnels(t);
@@ -261,10 +265,10 @@ transition step(state before, const event& e, moment now) {
       s.clear_saving();
       break;
     case event::kFailed: hear_failed(t, e, now); break;
-    case event::kDisconnected: suspect(s, now); break;
+    case event::kDisconnected: hear_disconnected(s); break;
     case event::kMassSilence: hear_mass_silence(s, e.mass_silence(), now); break;
     case event::kBus: hear_bus(s, e.bus(), now); break;
-    case event::kRollCall: begin_lease(s, now); break;
+    case event::kRollCall: hear_roll_call(s, now); break;
     case event::kDialed: hear_dialed(s, e.dialed(), now); break;
     case event::kWake:
     case event::EVENT_NOT_SET: break;

@@ -57,8 +57,9 @@ void plan_row(const state& s, plan& p, moment now) {
   }
   plan_addressing(s, p);
   if (s.proved_dialable() && s.proved_addresses() == addresses_of(row)) row.set_dialable(true);
-  // The agent's word counts for what it can hold; a number from a history that was lost counts as nothing.
-  row.set_attached_generation(s.held_generation() <= row.attachment_generation() ? s.held_generation() : 0);
+  // The agent's word counts for what it can hold. A number from a history that was lost says nothing: until it has
+  // answered with one of ours, what it had acknowledged before holds.
+  if (s.held_generation() <= row.attachment_generation()) row.set_attached_generation(s.held_generation());
 
   const bool accepted = is_true(conditions, "Accepted");
   const bool addressed = !row.home_relay().empty() || row.addresses_size() > 0;

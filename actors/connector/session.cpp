@@ -27,6 +27,7 @@ session_is judge_session(const state& s, std::int64_t session, const std::string
 bool current_session(transition& t, std::int64_t session, const std::string& token, const std::string& reply_to,
                      moment now) {
   state& s = t.next;
+  if (!s.known()) return false;  // nobody can say what it is: the row has not been read yet
   const auto is = judge_session(s, session, token);
   if (is == session_is::current) return true;
   if (s.older_told_ms() != 0 && now.steady_ms < s.older_told_ms() + ms(limits::repeat_after)) return false;
@@ -134,6 +135,7 @@ void hear_hello(transition& t, const v1::HelloHeard& h, const event& e, moment n
   w.set_agent_version(hello.agent_version());
   w.set_clock_skew_ms(hello.sent_at_ms() == 0 ? 0 : hello.sent_at_ms() - now.wall_ms);
   heard(s, now);
+  hear_interval(s, s.heartbeat_interval_ms());  // its answer says so
   s.set_bye_sequence(0);
   s.set_report_sequence(0);
   s.set_held_generation(hello.connector_uid() == s.row().uid() ? hello.attached_generation() : 0);
@@ -154,6 +156,7 @@ void hear_heartbeat(transition& t, const v1::HeartbeatHeard& h, moment now) {
   if (!current_session(t, beat.session(), beat.token(), h.reply_to(), now)) return;
   if (sent_before_bye(s, beat.sequence())) return;
   heard(s, now);
+  hear_interval(s, beat.interval_ms());
   hear_held(s, beat.attached_generation());
   if (beat.digest() == s.settled_digest()) return;
   if (beat.digest() == digest_of(s)) {

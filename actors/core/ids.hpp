@@ -13,6 +13,8 @@ using epoch_t = std::int64_t;        ///< of a partition's owner; grows with eac
 using instance_id = std::int64_t;    ///< of one start of one warrend
 
 inline constexpr std::int64_t rival_version = -1;  ///< a rival touched the row; its owner adopts it
+/// attachment_generation of what a rival wrote: no agent holds it, whatever set it has (migrations/0002).
+inline constexpr std::int64_t never_attached = 9223372036854775807;
 
 /// 64-bit FNV-1a. Source: http://www.isthe.com/chongo/tech/comp/fnv/ (public domain).
 constexpr std::uint64_t fnv1a_64(std::string_view text) {

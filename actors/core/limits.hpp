@@ -54,6 +54,7 @@ inline constexpr auto heartbeat_interval_default = 2s;
 inline constexpr auto heartbeat_interval_unsaid = 10s;  // assumed of an agent after a takeover, until it says its own
 inline constexpr auto challenge_kept = 10s;
 inline constexpr auto roll_call_answer = 5s;
+inline constexpr std::size_t roll_call_offline = 10;    // offline ones called at a time, per partition and second
 inline constexpr auto dial_timeout = 750ms;
 inline constexpr auto dial_again_after = 50ms;
 inline constexpr auto suspicions_apart = 50ms;          // whoever makes an agent's connection end in a loop makes 20 dials a second
@@ -89,6 +90,9 @@ inline constexpr int partitions_default = 64;
 inline constexpr int store_lanes = 4;                   // connections that commit; each partition has a fixed one
 inline constexpr std::size_t group_transitions_max = 256;
 inline constexpr std::size_t lane_queue_max = 50'000;   // beyond: overloaded
+inline constexpr auto store_answer_max = 30s;           // its promise for whatever is asked, so that askers need no limit of
+                                                        // their own: a silent server is given up before that, also one that
+                                                        // was reading a whole partition (20 s)
 inline constexpr auto passivate_after = 60s;            // an entity with nothing owed and nobody asking
 inline constexpr std::size_t entity_pending_commands_max = 64;
 inline constexpr std::size_t activate_batch = 500;      // rows per bulk load

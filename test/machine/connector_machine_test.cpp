@@ -307,6 +307,7 @@ struct world {
     }
     return protocol::report_digest(a, targets);
   }
+  std::int64_t agent_interval = 0;  // as the agent says; 0: it does not
   void heartbeat(std::optional<std::int64_t> held = {}, const std::string& other_digest = "") {
     event e;
     auto& b = *e.mutable_heartbeat()->mutable_heartbeat();
@@ -314,6 +315,7 @@ struct world {
     b.set_session(row->session());
     b.set_token(token);
     b.set_sequence(++sequence);
+    b.set_interval_ms(agent_interval);
     b.set_attached_generation(held.value_or(s.held_generation()));
     b.set_digest(other_digest.empty() ? digest() : other_digest);
     say(e);
@@ -370,8 +372,8 @@ struct world {
     say(e);
   }
   /// Another owner takes the entity over: only the rows remain.
-  void takeover() {
-    s = connector::initial(3, 8, 0, 2000, "acme", "home");
+  void takeover(std::int64_t heartbeat_interval_ms = 2000) {
+    s = connector::initial(3, 8, 0, heartbeat_interval_ms, "acme", "home");
     answered_dials = 0;
     said.clear();
     start();
@@ -653,6 +655,70 @@ TEST_CASE_METHOD(world, "connector: a takeover gives a full lease and calls the 
   }
 }
 
+TEST_CASE_METHOD(world, "connector: an owner with another heartbeat interval says so, and judges by the agent's until it has it") {
+  dialable();
+  heartbeat();
+  agent_interval = 2000;
+  takeover(500);
+  const auto intervals = [&] { return commands(busv1::AgentCommand::kInterval); };
+  SECTION("before the agent has said it, nobody knows when it is due") {
+    command_reply(1, s.held_generation());  // to the roll call
+    forget();
+    pass(4000);
+    CHECK(all<connector::silence_told>().empty());
+    CHECK(all<connector::dial>().empty());
+  }
+  SECTION("its own counts until it has ours") {
+    heartbeat();
+    REQUIRE(intervals().size() == 1);
+    CHECK(intervals()[0].interval().heartbeat_interval_ms() == 500);
+    forget();
+    pass(999);
+    CHECK(intervals().empty());
+    pass(1);
+    CHECK(intervals().size() == 1);  // lost, perhaps
+    pass(1999);
+    CHECK(all<connector::silence_told>().empty());
+    CHECK(all<connector::dial>().empty());
+    pass(1);
+    CHECK(all<connector::dial>().size() == 1);
+    CHECK(writes.empty());
+  }
+  SECTION("then ours does") {
+    heartbeat();
+    agent_interval = 500;
+    heartbeat();
+    forget();
+    pass(749);
+    CHECK(all<connector::dial>().empty());
+    pass(1);
+    CHECK(all<connector::dial>().size() == 1);
+    CHECK(intervals().empty());
+    CHECK(writes.empty());
+  }
+  SECTION("an absurd one frees nobody from its lease") {
+    agent_interval = 1'000'000'000'000;
+    heartbeat();
+    pass(30'001);
+    CHECK_FALSE(row->online());
+  }
+}
+
+TEST_CASE_METHOD(world, "connector: what is heard before the row is read is no stranger's") {
+  online();
+  s = connector::initial(3, 8, 0, 2000, "acme", "home");
+  text("failed { code: 'unavailable' message: 'the database is away' }");
+  said.clear();
+  heartbeat();
+  bye();
+  CHECK(said.empty());
+  start();
+  CHECK(row->online());
+  heartbeat();
+  CHECK(row->online());
+  CHECK(commands(busv1::AgentCommand::kHelloAgain).empty());
+}
+
 TEST_CASE_METHOD(world, "connector: NATS away is nobody's silence") {
   dialable();
   heartbeat();
@@ -713,18 +779,56 @@ TEST_CASE_METHOD(world, "connector: suspicion") {
     answer_dials("refused");
     CHECK_FALSE(row->online());
   }
-  SECTION("an answered dial: nothing happened, and once per interval") {
-    text("disconnected {}");
+  SECTION("an answered dial: nothing happened; silence is dialled once per interval") {
+    pass(3000);
     answer_dials("answered");
-    text("disconnected {}");
-    CHECK(all<connector::dial>().size() == 1);
     CHECK(writes.empty());
     pass(1999);
-    text("disconnected {}");
     CHECK(all<connector::dial>().size() == 1);
     pass(1);
-    text("disconnected {}");
     CHECK(all<connector::dial>().size() == 2);
+  }
+  SECTION("an answer proves nothing about a connection that ends after it") {
+    text("disconnected {}");
+    answer_dials("answered");
+    pass(50);
+    text("disconnected {}");
+    REQUIRE(all<connector::dial>().size() == 2);
+    answer_dials("refused");
+    pass(50);
+    answer_dials("refused");
+    CHECK_FALSE(row->online());
+  }
+  SECTION("nor about one that ends while it is on its way") {
+    text("disconnected {}");
+    text("disconnected {}");
+    CHECK(all<connector::dial>().size() == 1);
+    answer_dials("answered");
+    pass(49);
+    CHECK(all<connector::dial>().size() == 1);
+    pass(1);
+    CHECK(all<connector::dial>().size() == 2);
+  }
+  SECTION("a new session is suspected anew, also within the interval") {
+    text("disconnected {}");
+    answer_dials("refused");
+    pass(50);
+    answer_dials("refused");
+    REQUIRE_FALSE(row->online());
+    hello({"10.0.0.1:7000"});
+    REQUIRE(row->online());
+    forget();
+    text("disconnected {}");
+    CHECK(all<connector::dial>().size() == 1);
+  }
+  SECTION("connections that end in a loop make a dial every 50 ms, no more") {
+    for (int i = 0; i < 1000; ++i) {
+      text("disconnected {}");
+      answer_dials("answered");
+      pass(1);
+    }
+    CHECK(all<connector::dial>().size() == 1 + 1000 / 50);
+    CHECK(writes.empty());
   }
   SECTION("a heartbeat in between cancels") {
     text("disconnected {}");
@@ -1110,6 +1214,76 @@ TEST_CASE_METHOD(world, "connector: an attachment that a rival deleted is let go
   attach();
   CHECK(attachments.contains("t1/1"));
   CHECK(row->attachment_generation() == 3);
+}
+
+TEST_CASE_METHOD(world, "connector: what a rival attaches is never attached, and goes") {
+  online();
+  attach();
+  command_reply(commands(busv1::AgentCommand::kAttach)[0].command_id(), 1);
+  REQUIRE(row->attached_generation() == 1);
+  forget();
+  auto theirs = attachments.at("t1/1");
+  theirs.set_attachment_generation(never_attached);  // the trigger's doing
+  theirs.set_version(++revision);
+  auto r = rows();
+  SECTION("another tunnel") {
+    theirs.set_tunnel("theirs");
+    theirs.set_tunnel_uid("t9");
+    attachments["t9/1"] = theirs;
+    r = rows();
+    r.set_rival(true);
+    say_reloaded(r);
+    CHECK_FALSE(attachments.contains("t9/1"));
+    CHECK(attachments.at("t1/1").attachment_generation() == 1);
+    REQUIRE(all<v1::AttachmentState>().size() == 1);
+    CHECK(all<v1::AttachmentState>()[0].tunnel_uid() == "t9");
+    CHECK_FALSE(all<v1::AttachmentState>()[0].stored());
+    REQUIRE(commands(busv1::AgentCommand::kSet).size() == 1);
+    CHECK(commands(busv1::AgentCommand::kSet)[0].set().attachments_size() == 1);
+  }
+  SECTION("one of ours, with other targets: its tunnel asks again and gets what it asks for") {
+    theirs.mutable_rules(0)->set_target("http://localhost:6666");
+    attachments["t1/1"] = theirs;
+    r = rows();
+    r.set_rival(true);
+    say_reloaded(r);
+    CHECK_FALSE(attachments.contains("t1/1"));
+    REQUIRE(all<v1::AttachmentState>().size() == 1);
+    CHECK_FALSE(all<v1::AttachmentState>()[0].stored());
+    forget();
+    attach();
+    CHECK(attachments.at("t1/1").attachment_generation() == row->attachment_generation());
+    CHECK(attachments.at("t1/1").rules(0).target() != "http://localhost:6666");
+    CHECK_FALSE(attachments.at("t1/1").attachment_generation() <= row->attached_generation());
+  }
+  SECTION("just what its tunnel asks for at the same moment: it gets a number of ours") {
+    theirs.set_attachment_generation(never_attached);
+    attachments["t1/1"] = theirs;
+    s.mutable_attachments()->at("t1/1") = theirs;
+    attach();
+    CHECK(attachments.at("t1/1").attachment_generation() == row->attachment_generation());
+  }
+}
+
+TEST_CASE_METHOD(world, "connector: an agent that holds a set which the database has lost gets the one there is, and serves meanwhile") {
+  online();
+  attach();
+  command_reply(commands(busv1::AgentCommand::kAttach)[0].command_id(), 1);
+  REQUIRE(row->attached_generation() == 1);
+  forget();
+  // The failover lost step 2 (it attached a second tunnel), and began the second incarnation.
+  s.set_incarnation(2);
+  heartbeat(2);
+  const auto number = (std::int64_t{2} << 32) + 1;
+  CHECK(row->attached_generation() == 1);  // what it had acknowledged holds
+  CHECK(row->attachment_generation() == number);
+  REQUIRE(commands(busv1::AgentCommand::kSet).size() == 1);
+  CHECK(commands(busv1::AgentCommand::kSet)[0].set().generation() == number);
+  CHECK(commands(busv1::AgentCommand::kSet)[0].set().attachments_size() == 1);
+  heartbeat(2);
+  CHECK(row->attachment_generation() == number);  // once is enough
+  command_reply(commands(busv1::AgentCommand::kSet)[0].command_id(), number);
+  CHECK(row->attached_generation() == number);
 }
 
 TEST_CASE_METHOD(world, "connector: an attachment that the store refuses does not hold up the others") {
