@@ -241,10 +241,11 @@ struct agent::impl {
   }
   void perform(const send_reply& a) { nats->publish(a.reply_to, a.payload); }
   void perform(const save_set& a) {
-    asio::post(disk, [this, generation = a.generation, text = a.text] {
+    asio::post(disk, [this, generation = a.generation, whole = a.whole, text = a.text] {
       std::string error;
       try {
-        file.save(text);
+        if (whole) file.save(text);
+        else file.append(text);
       } catch (const std::exception& e) {
         error = e.what();
       }

@@ -1,5 +1,5 @@
-// services/warren-agent/attachments.hpp -- the set of tunnels that this agent holds, and its form on disk. The
-// set is pure; only attachment_file touches the disk.
+// services/warren-agent/attachments.hpp -- the set of tunnels that this agent holds, and its form on disk: a whole
+// set, and a journal of the steps since. The set is pure; only attachment_file touches the disk.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 
 #include "warren/bus/v1/bus.pb.h"
 
@@ -59,27 +60,46 @@ struct saved_set {
   std::string connector_uid;
   std::string public_key_hex;
   attachment_set set;
+  std::string journal = {};  ///< steps of this journal come after it; empty: none do
 };
 
 std::string print(const saved_set& saved);
 /// Nullopt: corrupt, or of another version.
 std::optional<saved_set> parse_saved(std::string_view text);
 
-/// `attachments.json` in the state folder.
+/// From one generation of the set to the next.
+using set_step = std::variant<busv1::Attach, busv1::Detach>;
+
+/// A step as a line of that journal: `JOURNAL HASH JSON`, the hash over what follows it.
+std::string print_step(std::string_view journal, const set_step& step);
+/// Applies the lines of `saved.journal` in order, up to the first that is torn, another journal's, or does not
+/// follow. Returns how many were applied.
+std::size_t replay(std::string_view lines, saved_set& saved);
+
+/// `attachments.json` in the state folder, and `attachments.journal` beside it. One thread at a time.
 class attachment_file {
 public:
   explicit attachment_file(std::filesystem::path folder);
+  ~attachment_file();
+  attachment_file(const attachment_file&) = delete;
+  attachment_file& operator=(const attachment_file&) = delete;
 
   enum class outcome : std::uint8_t { loaded, absent, corrupt, foreign };
   /// Everything but `loaded` gives an empty set. A corrupt file is kept beside, as `attachments.json.corrupt`; one
   /// of another connector or key is left until the next save.
   std::pair<outcome, attachment_set> load(std::string_view connector_uid, std::string_view public_key_hex) const;
+  /// A whole set; the journal of the one before it counts no more.
   /// Blocks for the disk. Errors: std::system_error, and the old file is as it was.
-  void save(std::string_view text) const;
+  void save(std::string_view text);
+  /// Lines of the journal that the last save() named.
+  /// Blocks for the disk. Errors: std::system_error; nothing may be appended before the next save().
+  void append(std::string_view lines);
   const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& journal() const { return journal_; }
 
 private:
-  std::filesystem::path path_;
+  std::filesystem::path path_, journal_;
+  int fd_ = -1;  ///< of the journal; -1: the first append() empties it
 };
 
 }  // namespace warren::agent

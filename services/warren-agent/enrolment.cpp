@@ -230,8 +230,12 @@ void write_whole(const std::filesystem::path& file, std::string_view bytes) {
     write_all(fd.get(), bytes, temporary);
   }
   if (::rename(temporary.c_str(), file.c_str()) != 0) fail_errno("cannot rename " + temporary);
-  const descriptor folder{::open(file.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (folder.get() < 0 || ::fsync(folder.get()) != 0) fail_errno("cannot sync " + file.parent_path().string());
+  sync_folder(file.parent_path());
+}
+
+void sync_folder(const std::filesystem::path& path) {
+  const descriptor folder{::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (folder.get() < 0 || ::fsync(folder.get()) != 0) fail_errno("cannot sync " + path.string());
 }
 
 std::string read_whole(const std::filesystem::path& file, std::size_t bytes_max) {

@@ -56,6 +56,9 @@ std::string random_bytes(std::size_t bytes);
 /// Errors: std::system_error; the old file is then as it was.
 void write_whole(const std::filesystem::path& file, std::string_view bytes);
 
+/// What was created or renamed in the folder is there after a crash of the machine. Errors: std::system_error.
+void sync_folder(const std::filesystem::path& path);
+
 /// Errors: file_error when it cannot be read or is larger than `bytes_max`.
 std::string read_whole(const std::filesystem::path& file, std::size_t bytes_max);
 

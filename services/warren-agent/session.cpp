@@ -14,6 +14,7 @@ namespace {
 
 constexpr int wire_version = 1;
 constexpr std::size_t nonce_bytes = 16;
+constexpr std::size_t journal_name_bytes = 8;
 constexpr std::int64_t interval_min_ms = 10;                // faster would be a fault of the owner's
 constexpr std::int64_t interval_max_ms = 60 * 60 * 1000;
 constexpr std::int64_t heartbeat_spread_percent = 10;
@@ -133,6 +134,7 @@ actions session::saved(moment now, std::int64_t generation, std::string_view err
   if (!error.empty()) {
     out.push_back(say{true, fmt::format("attachments cannot be kept on disk: {}", error)});
     durable_ = false;
+    journal_.clear();
     save_at_ = now.steady_ms + millis{save_retry}.count();
     for (const auto& owed : std::exchange(owed_, {})) answer(owed.reply_to, owed.command_id, "unavailable", {}, out);
     return out;
@@ -253,10 +255,12 @@ void session::welcome(moment now, const busv1::HelloReply& reply, actions& out) 
     out.push_back(say{true, "this connector has been created anew: its old attachments are dropped; enrol it again"});
     connector_uid_ = reply.connector_uid();
     durable_ = false;
+    forget_steps();
   }
   const auto how = held_.apply(reply.attachments(), true);
   if (how == applied::changed) {
     durable_ = false;
+    forget_steps();
     out.push_back(set_changed{});
   }
   if (!durable_ || saving_) {
@@ -311,6 +315,9 @@ void session::take(moment now, applied how, const busv1::AgentCommand& command, 
   if (how == applied::gap) return answer(reply_to, command.command_id(), {}, {}, out);  // says what we hold
   if (how == applied::changed) {
     durable_ = false;
+    if (command.has_attach()) remember_step(command.attach());
+    else if (command.has_detach()) remember_step(command.detach());
+    else forget_steps();
     out.push_back(set_changed{});
   }
   if (!reply_to.empty()) {
@@ -325,12 +332,38 @@ void session::take(moment now, applied how, const busv1::AgentCommand& command, 
   else save(out);
 }
 
+void session::remember_step(set_step step) {
+  if (!steps_lead_there_) return;
+  if (unsaved_.size() >= unsaved_steps_max) return forget_steps();
+  unsaved_.push_back(std::move(step));
+}
+
+void session::forget_steps() {
+  unsaved_.clear();
+  steps_lead_there_ = false;
+}
+
+/// A few steps go behind those of the journal; the whole set begins a journal anew.
 void session::save(actions& out) {
   if (saving_) return;  // the newest is written when this one is done
   save_at_ = 0;
   durable_ = true;
   saving_ = held_.generation();
-  out.push_back(save_set{held_.generation(), print({connector_uid_, options_.public_key_hex, held_})});
+  save_set what{held_.generation(), false, {}};
+  if (!journal_.empty() && steps_lead_there_)
+    for (const auto& step : unsaved_) what.text += print_step(journal_, step);
+  if (what.text.empty() || journal_bytes_ + what.text.size() > std::max(journal_bytes_min, whole_bytes_)) {
+    journal_ = protocol::hex(sources_.random_bytes(journal_name_bytes));
+    what.whole = true;
+    what.text = print({connector_uid_, options_.public_key_hex, held_, journal_});
+    whole_bytes_ = what.text.size();
+    journal_bytes_ = 0;
+  } else {
+    journal_bytes_ += what.text.size();
+  }
+  unsaved_.clear();
+  steps_lead_there_ = true;
+  out.push_back(std::move(what));
 }
 
 /// Says what is on disk to all who asked for it.
@@ -370,6 +403,7 @@ void session::heartbeat(moment now, actions& out) {
   beat.set_session(session_);
   beat.set_token(token_);
   beat.set_sequence(++sequence_);
+  beat.set_interval_ms(interval_ms_);
   beat.set_sent_at_ms(now.wall_ms);
   beat.set_attached_generation(durable_generation_);
   beat.set_digest(digest());

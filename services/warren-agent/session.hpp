@@ -24,6 +24,8 @@ inline constexpr auto save_retry = 1s;              // the disk is full
 inline constexpr auto target_change_held = 20ms;    // so that it travels with the acknowledgement that is about to go
 inline constexpr std::size_t early_commands_max = 64;
 inline constexpr std::size_t owed_replies_max = 1024;
+inline constexpr std::size_t journal_bytes_min = 64 * 1024;  // up to here a journal is kept however small its set is
+inline constexpr std::size_t unsaved_steps_max = 256;        // beyond: the whole set is shorter
 inline constexpr std::size_t report_bytes_max = 48 * 1024;  // below agent_message_bytes_max; a larger report is cut in pieces
 
 // ---- what is to be done ----
@@ -34,7 +36,11 @@ struct send_heartbeat { std::string payload; };
 struct send_event { std::string payload; };
 struct send_reply { std::string reply_to, payload; };
 /// Put it on disk, then say `saved` with the same generation. One at a time.
-struct save_set { std::int64_t generation = 0; std::string text; };
+struct save_set {
+  std::int64_t generation = 0;
+  bool whole = true;  ///< a set that replaces what is there; else lines for the journal of the last one
+  std::string text;
+};
 /// held() has changed: proxy and target table follow.
 struct set_changed {};
 /// For good; `clean` false: exit with an error.
@@ -93,6 +99,8 @@ private:
   void welcome(moment now, const busv1::HelloReply& reply, actions& out);
   void obey(moment now, const busv1::AgentCommand& command, std::string_view reply_to, actions& out);
   void take(moment now, applied how, const busv1::AgentCommand& command, std::string_view reply_to, actions& out);
+  void remember_step(set_step step);
+  void forget_steps();
   void save(actions& out);
   void settle(moment now, actions& out);
   void heartbeat(moment now, actions& out);
@@ -131,6 +139,10 @@ private:
   std::int64_t durable_generation_ = 0;
   bool durable_ = true;                    // what is on disk is held_
   std::int64_t save_at_ = 0;               // after a failure; 0: none
+  std::string journal_;                    // of the whole set on disk; empty: it has none, or not a sound one
+  std::size_t whole_bytes_ = 0, journal_bytes_ = 0;
+  std::vector<set_step> unsaved_;          // from what the disk was given last to held_
+  bool steps_lead_there_ = false;          // they do; else only the whole set says what is held
   bool report_when_durable_ = false;
   bool report_owed_ = false;               // something changed while nobody could be told
   std::int64_t changes_at_ = 0;            // held target changes go out then; 0: none are held

@@ -1,6 +1,7 @@
 // test/machine/agent_attachments_test.cpp -- what the agent keeps on disk, and which targets it dials when.
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -43,6 +44,31 @@ attachment_set set_of(std::int64_t generation, const std::string& to = "https://
 
 void write(const std::filesystem::path& file, std::string_view text) { std::ofstream{file} << text; }
 
+busv1::Attach attach_step(std::int64_t from, std::int64_t generation, const std::string& uid, const std::string& target = "http://a.test") {
+  busv1::Attach out;
+  out.set_from_generation(from);
+  out.set_generation(generation);
+  auto& one = *out.add_attachments();
+  one.set_tunnel("t-" + uid);
+  one.set_tunnel_uid(uid);
+  one.set_tunnel_generation(1);
+  auto& rule = *one.add_rules();
+  rule.set_index(3);
+  rule.set_target(target);
+  rule.set_tls_verify(true);
+  return out;
+}
+
+busv1::Detach detach_step(std::int64_t from, std::int64_t generation, const std::string& uid) {
+  busv1::Detach out;
+  out.set_from_generation(from);
+  out.set_generation(generation);
+  auto& one = *out.add_tunnels();
+  one.set_tunnel_uid(uid);
+  one.set_tunnel_generation(1);
+  return out;
+}
+
 }  // namespace
 
 TEST_CASE("the set comes back from disk as it was, for its connector and key only") {
@@ -81,6 +107,55 @@ TEST_CASE("a corrupt file serves nothing and is kept for a person") {
   write(file.path(), text);
   CHECK(file.load("c", "k").first == attachment_file::outcome::corrupt);
   CHECK(std::filesystem::exists(file.path().string() + ".corrupt"));
+}
+
+TEST_CASE("steps go behind the set on disk, and what is torn of the last is as if it had never been written") {
+  folder f;
+  attachment_file file{f.path};
+  auto expected = set_of(4);
+  file.save(print({"c", "k", expected, "aa"}));
+  const std::vector<set_step> steps{attach_step(4, 5, "x", "http://odd\n\"name\".test"), attach_step(5, 6, "y"), detach_step(6, 7, "x")};
+  std::vector<attachment_set> after{expected};
+  std::string lines;
+  std::vector<std::size_t> ends{0};
+  for (const auto& step : steps) {
+    lines += print_step("aa", step);
+    ends.push_back(lines.size());
+    REQUIRE(std::visit([&](const auto& s) { return expected.apply(s); }, step) == applied::changed);
+    after.push_back(expected);
+    file.append(std::string_view{lines}.substr(ends[ends.size() - 2]));
+    CHECK(file.load("c", "k").second == expected);
+  }
+  SECTION("wherever it ends") {
+    for (std::size_t length = 0; length <= lines.size(); ++length) {
+      write(file.journal(), lines.substr(0, length));
+      const auto whole = std::count_if(ends.begin(), ends.end(), [&](auto end) { return end <= length; }) - 1;
+      const auto [how, set] = file.load("c", "k");
+      REQUIRE(how == attachment_file::outcome::loaded);
+      REQUIRE(set == after[static_cast<std::size_t>(whole)]);
+    }
+  }
+  SECTION("whichever byte is another") {
+    for (std::size_t at = 0; at < lines.size(); ++at) {
+      auto damaged = lines;
+      damaged[at] = static_cast<char>(damaged[at] ^ 1);
+      write(file.journal(), damaged);
+      const auto line = static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), at) - ends.begin()) - 1;
+      REQUIRE(file.load("c", "k").second == after[line]);
+    }
+  }
+  SECTION("a new whole set ends the journal before it") {
+    file.save(print({"c", "k", set_of(6), "bb"}));
+    CHECK(file.load("c", "k").second == set_of(6));
+    file.append(print_step("bb", attach_step(6, 7, "z")));
+    CHECK(file.load("c", "k").second.generation() == 7);
+    CHECK(std::filesystem::file_size(file.journal()) == print_step("bb", attach_step(6, 7, "z")).size());
+  }
+  SECTION("a step from another generation does not follow") {
+    file.append(print_step("aa", attach_step(9, 10, "z")));
+    CHECK(file.load("c", "k").second == expected);
+  }
+  SECTION("nobody else's set") { CHECK(file.load("c", "other").second.all().empty()); }
 }
 
 TEST_CASE("keys are made once, read by their owner only, and sign") {

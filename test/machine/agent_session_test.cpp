@@ -500,3 +500,72 @@ TEST_CASE("a large report goes out in pieces that the bus takes") {
   }
   CHECK(told == 3'000);
 }
+
+TEST_CASE("the disk is given the whole set first, then steps, and the whole set again when steps do not do") {
+  world w;
+  w.greet();
+  std::optional<saved_set> disk;
+  const auto written = [&](bool whole) {
+    const auto what = w.only<save_set>();
+    CHECK(what.whole == whole);
+    if (what.whole) {
+      disk = parse_saved(what.text);
+      REQUIRE(disk);
+    } else {
+      CHECK(replay(what.text, *disk) > 0);
+    }
+    CHECK(disk->set.generation() == what.generation);
+    w.last = w.agent.saved(w.now, what.generation, "");
+  };
+  w.tell(w.attach(1, 0, 1, tunnel("a", 1)));
+  written(true);
+  w.tell(w.attach(2, 1, 2, tunnel("b", 1)));
+  written(false);
+  CHECK(disk->set == w.agent.held());
+  SECTION("what comes while the disk is busy follows in one piece") {
+    w.tell(w.attach(3, 2, 3, tunnel("c", 1)));
+    const auto first = w.only<save_set>();
+    w.tell(w.attach(4, 3, 4, tunnel("d", 1)));
+    CHECK(w.all<save_set>().empty());
+    auto gone = w.command(5);
+    gone.mutable_detach()->set_from_generation(4);
+    gone.mutable_detach()->set_generation(5);
+    gone.mutable_detach()->add_tunnels()->set_tunnel_uid("a");
+    gone.mutable_detach()->mutable_tunnels(0)->set_tunnel_generation(1);
+    w.tell(gone);
+    CHECK(replay(first.text, *disk) == 1);
+    w.last = w.agent.saved(w.now, first.generation, "");
+    written(false);
+    CHECK(disk->set == w.agent.held());
+  }
+  SECTION("a step that failed") {
+    w.tell(w.attach(3, 2, 3, tunnel("c", 1)));
+    CHECK_FALSE(w.only<save_set>().whole);
+    w.disk_done("full");
+    w.tell(w.attach(4, 3, 4, tunnel("d", 1)));
+    written(true);
+    CHECK(disk->set == w.agent.held());
+  }
+  SECTION("a set from the owner") {
+    auto set = w.command(3);
+    set.mutable_set()->set_generation(9);
+    *set.mutable_set()->add_attachments() = tunnel("z", 1);
+    w.tell(set);
+    written(true);
+    CHECK(disk->set == w.agent.held());
+  }
+  SECTION("a journal that is longer than what it saves") {
+    std::size_t bytes = 0, steps = 0;
+    for (std::int64_t n = 2;; ++n, ++steps) {
+      w.tell(w.attach(n + 1, n, n + 1, tunnel("b", n, "http://" + std::string(200, 'h'))));
+      const auto what = w.only<save_set>();
+      if (what.whole) break;
+      bytes += what.text.size();
+      REQUIRE(bytes <= 2 * journal_bytes_min);
+      w.disk_done();
+    }
+    CHECK(steps > 50);
+    written(true);
+    CHECK(disk->set == w.agent.held());
+  }
+}
