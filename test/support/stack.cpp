@@ -106,6 +106,36 @@ std::pair<std::string, std::string> split_password(const std::string& url) {
   return {url.substr(0, colon) + url.substr(at), url.substr(colon + 1, at - colon - 1)};
 }
 
+/// Where the server of an address is, for a forwarder: a port of loopback or a unix socket.
+std::string postgres_target(const std::string& url) {
+  const auto parameter = [&](const std::string& name) -> std::string {
+    for (const auto* before : {"?", "&"})
+      if (const auto at = url.find(before + name + "="); at != std::string::npos) {
+        const auto from = at + name.size() + 2;
+        return url.substr(from, url.find('&', from) - from);
+      }
+    return {};
+  };
+  const auto host = parameter("host"), port = parameter("port");
+  if (host.starts_with("/"))
+    return host + "/.s.PGSQL." + (port.empty() ? "5432" : port);
+  const auto user = url.find("://") + 3;
+  const auto at = std::min(url.find('@', user), url.size());
+  const auto authority = url.substr(at + 1, url.find_first_of("/?", at + 1) - at - 1);
+  const auto colon = authority.find(':');
+  return colon == std::string::npos ? "5432" : authority.substr(colon + 1);
+}
+
+/// The same database, reached by a port of loopback.
+std::string by_way(const std::string& url, std::uint16_t port) {
+  const auto user = url.find("://") + 3;
+  const auto at = url.find('@', user);
+  const auto who = at == std::string::npos ? std::string{} : url.substr(user, at - user) + "@";
+  const auto slash = url.find('/', at == std::string::npos ? user : at);
+  const auto name = url.substr(slash, url.find('?', slash) - slash);
+  return url.substr(0, user) + who + "127.0.0.1:" + std::to_string(port) + name;
+}
+
 std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
@@ -322,9 +352,10 @@ struct stack::impl {
   std::unique_ptr<postgres_cluster> cluster;
   std::unique_ptr<test_database> database;
   std::string database_url;
-  process nats, warrend, envoy;
-  std::size_t warrend_offset = 0;
-  std::uint16_t nats_port = free_port(), admin_port = free_port(), xds_port = free_port(), http_port = free_port(),
+  process nats, envoy;
+  std::vector<std::unique_ptr<instance>> instances;
+  std::unique_ptr<forwarder> to_xds;
+  std::uint16_t nats_port = free_port(),
                 visitor_port = options.visitor_port != 0 ? options.visitor_port : free_port();
   std::string nats_password = random_hex(32);
   std::unique_ptr<origin> target;
@@ -364,10 +395,10 @@ system_account: SYS
                                               nats_port, nats_password));
   }
 
-  void write_warrend_configuration() const {
+  void write_warrend_configuration(const instance& i, const fs::path& to) const {
     const auto local = [](std::uint16_t port) { return "127.0.0.1:" + std::to_string(port); };
     std::map<std::string, std::string> all{
-        {"instance.name", "warren-1"},
+        {"instance.name", i.name()},
         {"instance.lease_ms", std::to_string(options.instance_lease_ms)},
         {"database.url", database_url},
         {"database.migrations", path("migrations").string()},
@@ -380,17 +411,31 @@ system_account: SYS
         {"agent.nats_user", "agent"},
         {"agent.nats_password", nats_password},
         {"agent.heartbeat_interval_ms", std::to_string(options.heartbeat_interval_ms)},
-        {"admin.listen", local(admin_port)},
-        {"xds.listen", local(xds_port)},
-        {"http.listen", local(http_port)},
+        {"admin.listen", local(i.admin_port())},
+        {"xds.listen", local(i.xds_port())},
+        {"http.listen", local(i.http_port())},
         {"log.format", "json"},
     };
+    if (options.with_ways) {
+      all["database.url"] = by_way(database_url, i.to_postgres_->port());
+      all["nats.urls"] = "nats://" + local(i.to_nats_->port());
+      all["agent.nats_urls"] = "nats://" + local(nats_port);
+      all["xds.advertise"] = local(to_xds->port());
+    }
     for (const auto& [key, value] : options.configuration)
       all[key] = value;
     std::string text;
     for (const auto& [key, value] : all)
       text += key + " = " + quoted(value) + "\n";
-    write_file(path("warrend.toml"), text);
+    write_file(to, text);
+  }
+
+  /// All who may be led to, the first of them first.
+  std::vector<std::string> xds_targets() const {
+    std::vector<std::string> out;
+    for (const auto& each : instances)
+      out.push_back(std::to_string(each->xds_port()));
+    return out;
   }
 };
 
@@ -401,10 +446,17 @@ stack::stack(stack_options options) : impl_{std::make_unique<impl>(std::move(opt
     impl_->make_database();
     if (!fs::exists(impl_->path("migrations")))
       copy_migrations(impl_->place);
-    impl_->write_warrend_configuration();
+    if (impl_->options.with_ways)
+      impl_->to_xds = std::make_unique<forwarder>(std::vector<std::string>{});
+    for (int n = 0; n < impl_->options.instances; ++n)
+      add_instance();
     if (!impl_->options.start)
       return;
     start_warrend(impl_->options.environment);
+    for (std::size_t n = 1; n < instances(); ++n)
+      at(n).launch();
+    for (std::size_t n = 1; n < instances(); ++n)
+      at(n).start();
     if (impl_->options.with_envoy && has_envoy())
       start_envoy();
   } catch (...) {
@@ -424,7 +476,8 @@ stack::~stack() {
   for (auto& each : impl_->agents)
     each->kill();
   impl_->envoy.kill();
-  impl_->warrend.kill();
+  for (auto& each : impl_->instances)
+    each->kill();
   impl_->nats.kill();
   if (impl_->cluster)
     impl_->cluster->stop();  // not killed: that leaves its shared memory behind
@@ -444,36 +497,116 @@ void stack::keep() { impl_->kept = true; }
 
 // -- warrend --
 
-void stack::launch_warrend(const settings& environment) {
-  if (impl_->warrend.running())
+void stack::launch_warrend(const settings& environment) { at(0).launch(environment); }
+bool stack::await_warrend(milliseconds timeout) { return at(0).await_ready(timeout); }
+void stack::start_warrend(const settings& environment) { at(0).start(environment); }
+void stack::stop_warrend() { at(0).stop(); }
+void stack::kill_warrend() { at(0).kill(); }
+void stack::freeze_warrend() { at(0).freeze(); }
+void stack::thaw_warrend() { at(0).thaw(); }
+process& stack::warrend() { return at(0).running_process(); }
+std::uint16_t stack::admin_port() const { return impl_->instances.front()->admin_port(); }
+std::uint16_t stack::xds_port() const { return impl_->instances.front()->xds_port(); }
+std::uint16_t stack::http_port() const { return impl_->instances.front()->http_port(); }
+
+// -- several of them --
+
+instance& stack::at(std::size_t n) { return *impl_->instances.at(n); }
+std::size_t stack::instances() const { return impl_->instances.size(); }
+
+instance& stack::add_instance() {
+  auto made = std::make_unique<instance>();
+  const auto number = std::to_string(impl_->instances.size() + 1);
+  made->name_ = "warren-" + number;
+  made->config_ = impl_->path(number == "1" ? "warrend.toml" : "warrend-" + number + ".toml");
+  made->log_ = impl_->path(number == "1" ? "warrend.log" : "warrend-" + number + ".log");
+  if (impl_->options.with_ways) {
+    made->to_postgres_ = std::make_unique<forwarder>(std::vector<std::string>{postgres_target(impl_->database_url)});
+    made->to_nats_ = std::make_unique<forwarder>(std::vector<std::string>{std::to_string(impl_->nats_port)});
+  }
+  impl_->write_warrend_configuration(*made, made->config_);
+  impl_->instances.push_back(std::move(made));
+  if (impl_->to_xds)
+    impl_->to_xds->lead_to(impl_->xds_targets(), false);
+  return *impl_->instances.back();
+}
+
+forwarder& stack::to_xds() {
+  if (!impl_->to_xds)
+    throw stack_error("this stack has no ways");
+  return *impl_->to_xds;
+}
+
+std::map<int, std::int64_t> stack::owners() const {
+  std::map<int, std::int64_t> out;
+  std::istringstream rows{sql("SELECT id, owner FROM partition ORDER BY id")};
+  int id = 0;
+  char bar = 0;
+  std::int64_t owner = 0;
+  while (rows >> id >> bar >> owner)
+    out[id] = owner;
+  return out;
+}
+
+std::int64_t stack::id_of(const instance& i) const {
+  const auto found = sql("SELECT id FROM instance WHERE name = '" + i.name() + "' ORDER BY id DESC LIMIT 1");
+  return found.empty() ? 0 : std::stoll(found);
+}
+
+bool stack::await_spread(const std::vector<const instance*>& over, milliseconds timeout) const {
+  return poll_until(
+      [&] {
+        std::map<std::int64_t, int> held;
+        for (const auto* each : over)
+          held[id_of(*each)] = 0;
+        const auto all = owners();
+        for (const auto& [id, owner] : all)
+          if (!held.contains(owner))
+            return false;
+          else
+            ++held[owner];
+        const auto share = static_cast<int>(all.size() / held.size());
+        return held.size() == over.size() && std::all_of(held.begin(), held.end(), [&](const auto& each) {
+                 return each.second == share || each.second == share + 1;
+               });
+      },
+      timeout, milliseconds{20});
+}
+
+void instance::launch(const settings& environment) {
+  if (process_.running())
     return;
-  const auto log = impl_->path("warrend.log");
-  impl_->warrend_offset = read_file(log).size();
-  impl_->warrend = process{{.name = "warrend",
-                            .path = bin_dir() / "warrend",
-                            .arguments = {"serve", "-c", impl_->path("warrend.toml").string()},
-                            .environment = environment,
-                            .log = log}};
+  log_offset_ = read_file(log_).size();
+  process_ = process{{.name = "warrend " + name_,
+                      .path = bin_dir() / "warrend",
+                      .arguments = {"serve", "-c", config_.string()},
+                      .environment = environment,
+                      .log = log_}};
 }
 
-bool stack::await_warrend(milliseconds timeout) {
-  return impl_->warrend.await_log("\"msg\":\"ready: ", timeout, impl_->warrend_offset);
+bool instance::await_ready(milliseconds timeout) {
+  return process_.await_log("\"msg\":\"ready: ", timeout, log_offset_);
 }
 
-void stack::start_warrend(const settings& environment) {
-  launch_warrend(environment);
-  if (!await_warrend())
-    throw stack_error("warrend does not become ready: " + impl_->warrend.log().substr(impl_->warrend_offset));
+void instance::start(const settings& environment) {
+  launch(environment);
+  if (!await_ready())
+    throw stack_error(name_ + " does not become ready: " + log());
 }
 
-void stack::stop_warrend() { impl_->warrend.stop(milliseconds{30'000}); }
-void stack::kill_warrend() { impl_->warrend.kill(); }
-void stack::freeze_warrend() { impl_->warrend.freeze(); }
-void stack::thaw_warrend() { impl_->warrend.thaw(); }
-process& stack::warrend() { return impl_->warrend; }
-std::uint16_t stack::admin_port() const { return impl_->admin_port; }
-std::uint16_t stack::xds_port() const { return impl_->xds_port; }
-std::uint16_t stack::http_port() const { return impl_->http_port; }
+std::string instance::log() const { return read_file(log_).substr(log_offset_); }
+
+forwarder& instance::to_postgres() {
+  if (!to_postgres_)
+    throw stack_error("this stack has no ways");
+  return *to_postgres_;
+}
+
+forwarder& instance::to_nats() {
+  if (!to_nats_)
+    throw stack_error("this stack has no ways");
+  return *to_nats_;
+}
 
 // -- NATS --
 
@@ -606,9 +739,9 @@ agent& stack::find_agent(const std::string& name) {
 
 namespace {
 
-program ctl_program(const stack& s, std::vector<std::string> arguments) {
+program ctl_program(const stack& s, std::vector<std::string> arguments, std::uint16_t admin_port) {
   const auto names_project = [](const std::string& word) { return word == "-p" || word == "--project"; };
-  std::vector<std::string> words{"--server", "127.0.0.1:" + std::to_string(s.admin_port())};
+  std::vector<std::string> words{"--server", "127.0.0.1:" + std::to_string(admin_port)};
   if (std::none_of(arguments.begin(), arguments.end(), names_project))
     words.insert(words.end(), {"--project", s.options().project});
   words.insert(words.end(), arguments.begin(), arguments.end());
@@ -625,7 +758,11 @@ std::string joined(const std::vector<std::string>& words) {
 }  // namespace
 
 told stack::ctl(std::vector<std::string> arguments, milliseconds timeout) const {
-  auto result = run(ctl_program(*this, std::move(arguments)), timeout);
+  return ctl_at(*impl_->instances.front(), std::move(arguments), timeout);
+}
+
+told stack::ctl_at(const instance& i, std::vector<std::string> arguments, milliseconds timeout) const {
+  auto result = run(ctl_program(*this, std::move(arguments), i.admin_port()), timeout);
   return {result.code, std::move(result.out), std::move(result.err)};
 }
 
@@ -637,7 +774,7 @@ told stack::must_ctl(std::vector<std::string> arguments, milliseconds timeout) c
 }
 
 process stack::launch_ctl(std::vector<std::string> arguments, const std::string& log_name) const {
-  auto p = ctl_program(*this, std::move(arguments));
+  auto p = ctl_program(*this, std::move(arguments), admin_port());
   p.log = impl_->path(log_name);
   return process{std::move(p)};
 }
@@ -701,11 +838,17 @@ json stack::await(const std::string& kind, const std::string& name,
 
 // -- telemetry --
 
-std::string stack::metrics_text() const {
-  return ::warren::stack::visit(impl_->http_port, {.host = "127.0.0.1", .target = "/metrics"}).body;
+std::string stack::metrics_text() const { return impl_->instances.front()->metrics_text(); }
+double stack::metric(const std::string& name, const std::string& label) const {
+  return impl_->instances.front()->metric(name, label);
+}
+json stack::readyz() const { return impl_->instances.front()->readyz(); }
+
+std::string instance::metrics_text() const {
+  return ::warren::stack::visit(http_port_, {.host = "127.0.0.1", .target = "/metrics"}).body;
 }
 
-double stack::metric(const std::string& name, const std::string& label) const {
+double instance::metric(const std::string& name, const std::string& label) const {
   std::istringstream lines{metrics_text()};
   double sum = 0;
   for (std::string line; std::getline(lines, line);) {
@@ -719,8 +862,8 @@ double stack::metric(const std::string& name, const std::string& label) const {
   return sum;
 }
 
-json stack::readyz() const {
-  const auto body = ::warren::stack::visit(impl_->http_port, {.host = "127.0.0.1", .target = "/readyz"}).body;
+json instance::readyz() const {
+  const auto body = ::warren::stack::visit(http_port_, {.host = "127.0.0.1", .target = "/readyz"}).body;
   const auto parsed = json::parse(body, nullptr, false);
   return parsed.is_discarded() ? json{} : parsed;
 }

@@ -13,6 +13,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "test/support/forwarder.hpp"
 #include "test/support/http.hpp"
 #include "test/support/process.hpp"
 
@@ -81,6 +82,8 @@ struct stack_options {
   bool with_envoy = true;            ///< where there is one: see has_envoy()
   bool own_postgres = false;         ///< a cluster of its own, so that it can be stopped
   bool start = true;                 ///< warrend is running, and warm, when the constructor returns
+  int instances = 1;                 ///< of warrend: warren-1, warren-2, …
+  bool with_ways = false;            ///< each instance reaches PostgreSQL, NATS and gateways by ways that can be cut
   int partitions = 64;
   int instance_lease_ms = 1'000;
   int heartbeat_interval_ms = 300;   ///< of the agents
@@ -134,6 +137,49 @@ private:
   process process_;
 };
 
+/// One warrend of a stack.
+class instance {
+public:
+  const std::string& name() const { return name_; }
+  std::uint16_t admin_port() const { return admin_port_; }
+  std::uint16_t xds_port() const { return xds_port_; }
+  std::uint16_t http_port() const { return http_port_; }
+
+  /// Returns when it is ready: the replica is warm and the admin API serves.
+  void start(const settings& environment = {});
+  /// As start, but awaits nothing.
+  void launch(const settings& environment = {});
+  /// Waits for "ready" of the last launch; false: it ended before, or took longer.
+  bool await_ready(milliseconds timeout = milliseconds{20'000});
+  /// SIGTERM: it drains; SIGKILL after `patience`.
+  exit_status stop(milliseconds patience = milliseconds{30'000}) { return process_.stop(patience); }
+  void kill() { process_.kill(); }
+  void freeze() { process_.freeze(); }
+  void thaw() { process_.thaw(); }
+  bool running() { return process_.running(); }
+  process& running_process() { return process_; }
+  /// Since its last start.
+  std::string log() const;
+
+  /// Its own ways to the servers. Throw unless with_ways.
+  forwarder& to_postgres();
+  forwarder& to_nats();
+
+  std::string metrics_text() const;
+  /// Sum of the samples of `name` (with a label of value `label`, unless that is empty); 0: there is none.
+  double metric(const std::string& name, const std::string& label = {}) const;
+  nlohmann::json readyz() const;
+
+private:
+  friend class stack;
+  std::string name_;
+  std::filesystem::path config_, log_;
+  std::uint16_t admin_port_ = free_port(), xds_port_ = free_port(), http_port_ = free_port();
+  std::unique_ptr<forwarder> to_postgres_, to_nats_;
+  std::size_t log_offset_ = 0;
+  process process_;
+};
+
 /// Everything a tunnel's life needs. One thread at a time, except ctl(), sql(), metric() and visit().
 /// Ends all its processes with itself. Its directory goes with it, unless an exception is on its way, keep()
 /// was called or WARREN_TEST_KEEP is set: then the logs stay, and standard error says where.
@@ -147,6 +193,21 @@ public:
   const stack_options& options() const;
   const std::filesystem::path& directory() const;
   void keep();
+
+  // -- several of them --
+  /// From 0; the first is the one of the functions below, and the one that ctl() asks.
+  instance& at(std::size_t n);
+  std::size_t instances() const;
+  /// Names the next one and gives it ports; does not start it.
+  instance& add_instance();
+  /// partition → instance id, as the table has it (0: nobody's).
+  std::map<int, std::int64_t> owners() const;
+  /// The id of the last start of an instance that has this name; 0: it has none.
+  std::int64_t id_of(const instance& i) const;
+  /// Waits until every partition is owned by one of these, evenly (± 1).
+  bool await_spread(const std::vector<const instance*>& over, milliseconds timeout = milliseconds{20'000}) const;
+  /// Where the stack's Envoy finds instances, in this order; with_ways only.
+  forwarder& to_xds();
 
   // -- warrend --
   /// Returns when it is ready: the replica is warm and the admin API serves.
@@ -207,6 +268,8 @@ public:
   // -- the admin API through warrenctl --
   /// With --server and --project of this stack.
   told ctl(std::vector<std::string> arguments, milliseconds timeout = milliseconds{40'000}) const;
+  /// The same by another instance.
+  told ctl_at(const instance& i, std::vector<std::string> arguments, milliseconds timeout = milliseconds{40'000}) const;
   /// Throws stack_error with its words unless it exits 0.
   told must_ctl(std::vector<std::string> arguments, milliseconds timeout = milliseconds{40'000}) const;
   /// A child that runs on, for watches: lines appear in its log.
