@@ -228,6 +228,35 @@ TEST_CASE("who waits for a revision is told, or told that it did not come") {
   CHECK(late == 1);
 }
 
+TEST_CASE("an agent that acknowledges more of its set, or loses it, makes exactly those tunnels ready") {
+  world w;
+  w.settle();
+  revision_t r = 1;
+  constexpr int count = 9;
+  std::vector<v1::Row> all;
+  ++r;
+  for (int n = 1; n <= count; ++n) {
+    auto t = rows::tunnel("p", "t" + std::to_string(n), "edge", r);
+    auto a = rows::attachment(t, "edge", r);
+    a.set_attachment_generation(n);
+    all.push_back(rows::row(t));
+    all.push_back(rows::row(a));
+  }
+  w.hint(r, all);
+  // Forwards by one and by many, back to nothing (a new session of the agent), and to all.
+  for (const std::int64_t attached : {0, 1, 2, 5, 4, 9, 0, 3, 9, 9, 1}) {
+    auto c = rows::connector("p", "edge", ++r);
+    c.set_attachment_generation(count);
+    c.set_attached_generation(attached);
+    w.hint(r, {rows::row(c)});
+    w.ack("gw-a", r);
+    for (int n = 1; n <= count; ++n) {
+      INFO("attached " << attached << ", tunnel " << n);
+      CHECK(w.ready("t" + std::to_string(n)) == (n <= attached ? "True" : "False"));
+    }
+  }
+}
+
 TEST_CASE("conditions derived step by step equal those derived at once") {
   const auto seed = GENERATE(range(1u, 21u));
   CAPTURE(seed);
@@ -265,7 +294,8 @@ TEST_CASE("conditions derived step by step equal those derived at once") {
       case 4: {
         auto c = rows::connector("p", edge, r);
         c.set_online(pick(3) != 0);
-        c.set_attached_generation(pick(4) != 0);
+        c.set_attachment_generation(5);
+        c.set_attached_generation(pick(6));
         if (pick(3) == 0) c.add_addresses("192.0.2.9:" + std::to_string(7000 + pick(3)));
         changed.push_back(rows::row(cs[edge] = c));
         break;
@@ -280,6 +310,7 @@ TEST_CASE("conditions derived step by step equal those derived at once") {
         const auto connector = ts[name].rules(0).connector();
         auto a = rows::attachment(ts[name], connector, r);
         a.set_target_state(pick(2) == 0 ? "Reachable" : pick(2) == 0 ? "Unreachable" : "Unknown");
+        a.set_attachment_generation(1 + pick(5));
         const auto key = "p/" + connector + "/" + a.tunnel_uid() + "/1";
         changed.push_back(rows::row(as[key] = a));
       }
