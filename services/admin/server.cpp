@@ -6,6 +6,7 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include "services/admin/diag.hpp"
 #include "services/admin/services.hpp"
 
 namespace warren::admin {
@@ -19,6 +20,7 @@ struct server::impl {
   gateway_service gateways{shared};
   class_service classes{shared};
   operations_service operations{shared};
+  diagnostics_service diagnostics{shared};
   int port = 0;
   std::unique_ptr<grpc::Server> server;
 };
@@ -45,7 +47,8 @@ std::unique_ptr<server> server::start(server_config config, replica::view& view)
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
   for (grpc::Service* service : std::initializer_list<grpc::Service*>{&i->tunnels, &i->connectors, &i->gateways,
-                                                                      &i->classes, &i->operations})
+                                                                      &i->classes, &i->operations,
+                                                                      &i->diagnostics})
     builder.RegisterService(service);
   i->server = builder.BuildAndStart();
   if (!i->server) throw std::runtime_error{"cannot listen on " + i->shared.config.listen};

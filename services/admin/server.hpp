@@ -15,6 +15,7 @@
 #include "services/admin/convert.hpp"
 #include "services/admin/forward.hpp"
 #include "services/replica/view.hpp"
+#include "services/telemetry/bundle.hpp"
 
 namespace warren::admin {
 
@@ -66,6 +67,10 @@ struct server_config {
   std::function<placement_info()> placement;  ///< what is known at the moment; does not block
   /// The text that the gateway's Envoy starts with; the class is null when there is none of that name.
   std::function<std::string(const corev1::GatewayRow&, const corev1::GatewayClassRow*)> bootstrap;
+
+  /// What goes into a diagnostic bundle, without secrets; instances and partitions are added to it. Contents are
+  /// made on a thread of their own, which ends with the server.
+  std::function<std::vector<telemetry::bundle_part>()> diagnose;
 
   counters* counts = nullptr;       ///< may be null; outlives the server
   std::size_t calls_max = 2000;     ///< unary calls at a time; beyond: RESOURCE_EXHAUSTED

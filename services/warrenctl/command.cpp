@@ -15,6 +15,7 @@
 #include <google/protobuf/util/json_util.h>
 #include <grpcpp/grpcpp.h>
 
+#include "services/warrenctl/diag.hpp"
 #include "services/warrenctl/output.hpp"
 #include "warren/admin/v1/admin.grpc.pb.h"
 
@@ -73,7 +74,7 @@ struct options {
   bool watch = false;
   // of the verbs
   std::string name, file, connector, target, path_prefix = "/", gateway_class, connector_class, lease, public_key,
-      key_file, wait_for = "ready", dial_mode, idle_timeout, shell;
+      key_file, instance, bundle, wait_for = "ready", dial_mode, idle_timeout, shell;
   std::vector<std::string> hostnames, rules, networks, listen;
   bool disabled = false, enabled = false, insecure = false, all_projects = false;
   int limit = 100;
@@ -479,6 +480,17 @@ api::GatewayClass gateway_class_from(const options& o) {
   return c;
 }
 
+// ---- diagnostics ----
+
+void take_bundle(session& s) {
+  const auto patience = s.o.timeout.empty() ? milliseconds{120'000} : s.timeout;
+  const auto taken = save_bundle(s.channel, s.o.instance, s.o.bundle, patience);
+  if (!taken.file_error.empty()) throw usage{"cannot write " + taken.file_error};
+  if (!taken.status.ok()) throw refused{taken.status};
+  s.around.out << fmt::format("{} ({} KiB): tar tf shows what is in it, warren-sim --replay runs it again\n", s.o.bundle,
+                              (taken.bytes + 1023) / 1024);
+}
+
 // ---- the command line ----
 
 struct verb {
@@ -692,6 +704,11 @@ private:
       s.list<ops>(&ops::Stub::ListAuditEvents, q, [](auto& r) { return r.mutable_events(); }, s.o.limit);
     }, false);
     list->add_option("--limit", o.limit, "how many")->capture_default_str()->check(CLI::Range(1, 100'000));
+    auto* diag = app.add_subcommand("diag", "Save what an instance remembers, without secrets");
+    diag->fallthrough();
+    diag->add_option("--instance", o.instance, "make sure that it is this one that --server leads to");
+    diag->add_option("-o,--output", o.bundle, "the file, a tar")->required();
+    verbs.push_back({diag, take_bundle});
     completion = app.add_subcommand("completion", "Print the shell's completion script");
     completion->add_option("SHELL", o.shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
     version = app.add_subcommand("version", "Versions of warrenctl and of the server, when one answers");

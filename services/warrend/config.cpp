@@ -35,6 +35,7 @@ const std::vector<setting>& settings() {
       {"http.listen", "127.0.0.1:7445", "/healthz, /readyz, /metrics."},
       {"log.level", "info", "trace, debug, info, warn, error."},
       {"log.format", "auto", "json, text; auto: text on a terminal."},
+      {"recorder.mib", "48", "Memory for the last events, which warrenctl diag saves; 0: none.", kind::number, false, 0, 4096},
       {"threads", "2", "Scheduler threads.", kind::number, false, 1, 256},
   };
   return all;

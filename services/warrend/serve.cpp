@@ -10,6 +10,7 @@
 #include <random>
 #include <thread>
 
+#include <fmt/format.h>
 #include <openssl/rand.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -18,6 +19,8 @@
 #include "actors/core/protocol.hpp"
 #include "actors/core/subjects.hpp"
 #include "actors/placement/actor.hpp"
+#include "actors/replay/redact.hpp"
+#include "actors/replay/replay.hpp"
 #include "services/admin/server.hpp"
 #include "services/bus/actor.hpp"
 #include "services/bus/connection.hpp"
@@ -32,6 +35,7 @@
 #include "services/telemetry/health.hpp"
 #include "services/telemetry/logging.hpp"
 #include "services/telemetry/metrics.hpp"
+#include "services/telemetry/recorder.hpp"
 #include "services/warrend/supervisor.hpp"
 
 namespace warren {
@@ -113,6 +117,36 @@ bus::connection_options bus_options(const config::effective& c, const std::strin
   return o;
 }
 
+/// One recording for each stretch that the flight recorder has at this moment; those that are dropped before their
+/// turn comes are left out. Secrets are replaced with the help of a key that nobody keeps.
+std::vector<telemetry::bundle_part> diagnostic_parts(const config::effective& c, instance_id me, const std::string& version,
+                                                     const telemetry::flight_recorder& record,
+                                                     const telemetry::health& health, const telemetry::metrics& count) {
+  const auto name = c.text("instance.name");
+  std::vector<telemetry::bundle_part> parts{
+      {"version.txt",
+       [=] {
+         return fmt::format("warrend {}\ninstance {} ({})\nsaved_at_ms {}\nsteady_ms {}\nrecording format {}\n", version, name,
+                            me, wall_ms(), steady_ms(), replay::format_known);
+       }},
+      {"config.txt", [&c] { return config::print(c); }},
+      {"health.json", [&health] { return health.json() + '\n'; }},
+      {"metrics.txt", [&count] { return count.text(); }},
+  };
+  const auto secretless = std::make_shared<replay::redaction>(secret(32));
+  for (const auto& which : record.stretches())
+    parts.push_back({fmt::format("recording/{:02}-{:08}.pb", which.shard, which.segment), [=, &record] {
+                       auto r = record.unpack(which);
+                       if (!r) return std::string{};
+                       r->set_format(replay::format_known);
+                       r->set_version(version);
+                       r->set_instance(name);
+                       secretless->apply(*r);
+                       return r->SerializeAsString();
+                     }});
+  return parts;
+}
+
 }  // namespace
 
 int serve(const config::effective& c, const std::function<config::loaded()>& reload) {
@@ -126,6 +160,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
                                                     : telemetry::log_format::automatic))
     return fail("log.level: there is no level " + c.text("log.level"));
   telemetry::metrics count{name};
+  telemetry::flight_recorder record{static_cast<std::size_t>(c.number("recorder.mib")) * 1024 * 1024, &count};
   telemetry::health health;
   for (const auto* dependency : {"database", "bus", "cache", "placement"}) health.set(dependency, false, "starting");
 
@@ -232,6 +267,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   entity.dialer = dialer_handle;
   entity.silence = silence_handle;
   entity.count = &count;
+  entity.record = &record;
   entity.heartbeat_interval_ms = c.number("agent.heartbeat_interval_ms");
   entity.wall_ms = wall_ms;
   entity.random = random_number;
@@ -363,6 +399,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   api.bootstrap = [advertised](const v1::GatewayRow& row, const v1::GatewayClassRow*) {
     return gateway::bootstrap_yaml(row.name(), row.class_(), advertised.host, advertised.port, "127.0.0.1:0");
   };
+  api.diagnose = [&, version = api.version] { return diagnostic_parts(c, me, version, record, health, count); };
   std::unique_ptr<admin::server> admin_server;
   std::unique_ptr<telemetry::http_server> http;
   try {
