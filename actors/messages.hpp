@@ -66,6 +66,7 @@ struct changes {
   bool complete = false;       ///< everything that exists (after was too old, or 0): forget what is not here
   revision_t revision = 0;     ///< the partition's revision in the same snapshot
   epoch_t epoch = 0;
+  std::int64_t incarnation = 0;  ///< of the database that was read; 0: not said
   std::vector<v1::Row> rows;   ///< tombstones included
   revision_t tombstones_from = -1;  ///< deletions after this revision are all in `rows` (complete only); -1: not said
 };

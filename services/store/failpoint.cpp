@@ -39,6 +39,10 @@ std::string pass_failpoint(std::string_view name) {
   std::lock_guard lock{it.mutex};
   if (it.name != name || it.passes_left <= 0 || --it.passes_left > 0) return {};
   if (it.action.empty()) std::raise(SIGKILL);
+  if (it.action == "stop") {
+    std::raise(SIGSTOP);
+    return {};
+  }
   return it.action;
 }
 

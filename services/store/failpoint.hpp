@@ -3,14 +3,15 @@
 #pragma once
 
 /// WARREN_FAILPOINT=<name>[:<n>][=<action>] in the environment: at the n-th pass (default the first) of that
-/// point the process kills itself with SIGKILL, or, with an action, the code at the point does what that
-/// action means to it, once. `set_failpoint` does the same from within a test.
+/// point the process kills itself with SIGKILL, with the action "stop" pauses itself with SIGSTOP, or, with
+/// another action, the code at the point does what that means to it, once. `set_failpoint` does the same from
+/// within a test.
 #ifdef WARREN_FAILPOINTS
 #include <string>
 #include <string_view>
 
 namespace warren {
-/// Counts a pass. Returns the action when it is due and is not a kill; empty otherwise.
+/// Counts a pass. Returns the action when it is due and is neither a kill nor a pause; empty otherwise.
 std::string pass_failpoint(std::string_view name);
 /// Replaces what the environment said; an empty text disarms. Thread-safe.
 void set_failpoint(std::string_view spec);

@@ -604,6 +604,13 @@ std::optional<adoption> run_adoption(session& s, instance_id me, partition_id pa
       for (const auto& row : tx.exec_prepared("adopt_tombstones", ids.close(), a.at.revision))
         if (auto image = parse_row("tombstone", row[0].as<std::string>())) *a.revision.add_rows() = std::move(*image);
   }
+  list bereft;  // whom the tombstone of a child means, it says by uid alone
+  for (const auto& row : a.revision.rows())
+    if (row.has_tombstone() && (row.tombstone().kind() == "hostname_claim" || row.tombstone().kind() == "attachment"))
+      append_json(bereft.next(), std::string_view{row.tombstone().uid()});
+  if (!bereft.empty())
+    for (const auto& row : tx.exec_prepared("tunnels_by_uid", bereft.close()))
+      if (auto image = parse_row("tunnel", row[0].as<std::string>())) a.bereft.push_back(std::move(*image));
   a.skipped = std::max(left, 0);
   if (a.revision.rows_size() == 0) {
     tx.abort();

@@ -47,6 +47,7 @@ struct adoption {
   fenced at;
   busv1::Revision revision;  ///< rows adopted, tombstones included; none: nothing was written
   int skipped = 0;           ///< rows that another session holds: to be tried again
+  std::vector<v1::Row> bereft;  ///< tunnels of which a claim or an attachment was deleted; they need not be written
 };
 std::optional<adoption> run_adoption(session& s, instance_id me, partition_id partition, epoch_t epoch,
                                      const std::vector<v1::Row>* named,

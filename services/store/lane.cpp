@@ -24,14 +24,21 @@ constexpr auto back_off_max = 500ms;
 
 std::int64_t now_ms() { return std::chrono::duration_cast<millis>(clock::now().time_since_epoch()).count(); }
 
-/// Marks the time inside calls to the server, for the watch.
+/// Marks the time inside calls to the server, for the watch: how long the server may be silent.
 class busy {
 public:
-  explicit busy(std::atomic<std::int64_t>& since) : since_{since} { since_ = now_ms(); }
-  ~busy() { since_ = 0; }
+  busy(std::atomic<std::int64_t>& cut_at, millis patience)
+      : cut_at_{cut_at}, patience_{patience}, within_another_{cut_at != 0} {
+    cut_at_ = now_ms() + patience_.count();
+  }
+  ~busy() { cut_at_ = within_another_ ? now_ms() + patience_.count() : 0; }
+  busy(const busy&) = delete;
+  busy& operator=(const busy&) = delete;
 
 private:
-  std::atomic<std::int64_t>& since_;
+  std::atomic<std::int64_t>& cut_at_;
+  const millis patience_;
+  const bool within_another_;
 };
 
 /// "tunnel_rules" → "rules"; a primary key has no field.
@@ -66,6 +73,12 @@ save_result answer_to_failure(const sql_failure& f) {
 worker::worker(shared& common, int number, std::string application, session_options options)
     : common_{common}, number_{number}, options_{std::move(options)} {
   options_.application = std::move(application);
+  options_.history = common_.history;
+  options_.on_socket = [this](int socket) {
+    std::lock_guard lock{socket_mutex_};
+    socket_ = socket;
+    cut_at_ms_ = now_ms() + millis{server_silent}.count();  // connecting has its own limit
+  };
 }
 
 worker::~worker() { stop(); }
@@ -93,13 +106,16 @@ bool worker::push(job j) {
 }
 
 void worker::watch() {
-  const auto since = busy_since_ms_.load();
-  if (since != 0 && now_ms() - since > std::max<millis>(server_silent, options_.statement_timeout + 500ms).count()) {
+  const auto cut_at = cut_at_ms_.load();
+  if (cut_at != 0 && now_ms() > cut_at) {
     std::lock_guard lock{socket_mutex_};
     if (socket_ >= 0) ::shutdown(socket_, SHUT_RDWR);
   }
   if (!connected_) expire(clock::now() - common_.give_up, down_reason());
 }
+
+/// Longer than the statement timeout, with which a server that is only slow answers.
+millis worker::patience() const { return std::max<millis>(server_silent, options_.statement_timeout + 500ms); }
 
 std::string worker::down_reason() const {
   std::lock_guard lock{mutex_};
@@ -121,15 +137,13 @@ void worker::lost_connection(const std::string& reason) {
 }
 
 session* worker::connect() {
+  if (outlived()) lost_connection("the database has another life");
   if (session_) return session_.get();
   try {
+    busy in_call{cut_at_ms_, server_silent};
     auto opened = open_session(common_.conninfo, options_);
     common_.incarnation = opened->incarnation;
     common_.partitions = opened->partitions;
-    {
-      std::lock_guard lock{socket_mutex_};
-      socket_ = opened->conn.sock();
-    }
     session_ = std::move(opened);
     back_off_ = 0ms;
     connected_ = true;
@@ -160,10 +174,10 @@ void worker::loop() {
     if (stopping_) return;
     try {
       if (idle) {
-        busy in_call{busy_since_ms_};
+        busy in_call{cut_at_ms_, server_silent};
         pqxx::nontransaction{s->conn}.exec("SELECT 1");
       } else {
-        while (session_ && !stopping_ && work()) {
+        while (session_ && !stopping_ && !outlived() && work()) {
         }
       }
     } catch (const std::exception& e) {
@@ -181,7 +195,7 @@ bool worker::work() {
     jobs_.pop_front();
   }
   try {
-    busy in_call{busy_since_ms_};
+    busy in_call{cut_at_ms_, j.patience != 0ms ? j.patience : patience()};
     j.run(*session_);
   } catch (const std::exception& e) {
     const auto f = classify(e, open());
@@ -287,8 +301,16 @@ void lane::answer(pending& p, save_result r) {
 }
 
 void lane::publish(std::vector<busv1::Revision>& revisions) {
-  for (const auto& r : revisions)
+  for (const auto& r : revisions) {
+    common_.history->revision_seen(r.incarnation(), r.partition(), r.revision());
     if (common_.on_commit) common_.on_commit(r);
+  }
+}
+
+void lane::refuse_repetition(const session& s, const std::vector<fenced>& raised) const {
+  for (const auto& f : raised)
+    if (common_.history->repeats(s.incarnation, f.partition, f.revision))
+      throw pqxx::broken_connection{"the database has gone back in time"};
 }
 
 void lane::commit(std::vector<pending> group) {
@@ -312,8 +334,9 @@ void lane::commit(std::vector<pending> group) {
   const auto started = clock::now();
   try {
     {
-      busy in_call{busy_since_ms_};
+      busy in_call{cut_at_ms_, patience()};
       run_group(*current(), common_.me, requests, [&](std::vector<fenced> at, group_result r) {
+        refuse_repetition(*current(), at);
         raised = std::move(at);
         result = std::move(r);
         judged = true;
@@ -376,7 +399,7 @@ std::map<partition_id, fate> lane::settle(const std::vector<fenced>& raised) {
   while (clock::now() < until && !stopping_) {
     if (auto* s = connect()) {
       try {
-        busy in_call{busy_since_ms_};
+        busy in_call{cut_at_ms_, server_silent};
         return look_up(*s, common_.me, raised);
       } catch (const std::exception& e) {
         // Contended: the transaction in question may still be under way, and holds these rows.
@@ -395,6 +418,7 @@ lane::adopted lane::adopt(session& s, partition_id partition, epoch_t epoch, con
   bool in_doubt_possible = false;
   try {
     auto done = run_adoption(s, common_.me, partition, epoch, named, [&](const adoption& a) {
+      refuse_repetition(s, {a.at});
       out.what = a;
       in_doubt_possible = true;
     });
@@ -418,7 +442,10 @@ lane::adopted lane::adopt(session& s, partition_id partition, epoch_t epoch, con
       return adopt(*again, partition, epoch, named);
     }
   }
-  if (out.what.revision.rows_size() > 0 && common_.on_commit) common_.on_commit(out.what.revision);
+  if (out.what.revision.rows_size() > 0) {
+    common_.history->revision_seen(out.what.revision.incarnation(), partition, out.what.revision.revision());
+    if (common_.on_commit) common_.on_commit(out.what.revision);
+  }
   return out;
 }
 

@@ -30,6 +30,7 @@ struct shared {
   std::function<void(const busv1::Revision&)> on_commit;
   /// A thread's connection came or went.
   std::function<void(int thread, bool up, const std::string& reason)> on_connection;
+  std::shared_ptr<lineage> history;  ///< never null
   std::atomic<std::int64_t> incarnation{0};
   std::atomic<int> partitions{0};
 };
@@ -39,6 +40,7 @@ struct shared {
 struct job {
   std::function<void(session&)> run;
   std::function<void(const std::string& error)> fail;
+  millis patience{0};  ///< with a silent server; 0: as long as a statement may take
   clock::time_point since = clock::now();
 };
 
@@ -63,12 +65,15 @@ protected:
   virtual bool has_work() const { return !jobs_.empty(); }     // with the lock
   virtual void expire(clock::time_point before, const std::string& reason);  // without the lock
   std::string down_reason() const;                             // without the lock
+  millis patience() const;
   void lost_connection(const std::string& reason);
   /// Opens the connection when there is none; returns null when that fails.
   session* connect();
   /// The connection as it is after what was done last: null when that ended it.
   session* current() { return session_.get(); }
   bool open() const { return session_ && session_->conn.is_open(); }
+  /// Whether somebody has seen a newer life of the database than this connection was opened in.
+  bool outlived() const { return session_ && session_->incarnation < common_.history->incarnation(); }
 
   shared& common_;
   const int number_;
@@ -76,7 +81,7 @@ protected:
   std::condition_variable wake_;
   std::deque<job> jobs_;
   std::atomic<bool> stopping_{false};
-  std::atomic<std::int64_t> busy_since_ms_{0};  ///< 0: not inside a call to the server
+  std::atomic<std::int64_t> cut_at_ms_{0};  ///< when a silent server is given up; 0: not inside a call to it
 
 private:
   void loop();
@@ -129,6 +134,9 @@ private:
   void commit(std::vector<pending> group);
   void answer(pending& p, save_result r);
   void publish(std::vector<busv1::Revision>& revisions);
+  /// A revision that was seen committed does not come again, unless an older copy of the data was put in place
+  /// under our connection: a new one finds that out (settle_incarnation).
+  void refuse_repetition(const session& s, const std::vector<fenced>& raised) const;
   /// Connects again and finds out; gives up as lost when the instance's lease must be over.
   std::map<partition_id, fate> settle(const std::vector<fenced>& raised);
 

@@ -27,6 +27,7 @@ using steady = std::chrono::steady_clock;
 constexpr std::size_t queue_max = 4096;     // a take and a release of every partition, many times over
 constexpr auto statement_timeout = 1500ms;  // half of the lease: a renewal that takes longer is repeated
 constexpr auto take_lock_timeout = 300ms;   // a holder's row lock lasts for one group commit
+constexpr int numbers_tried = 100;          // beyond: the sequence is not what is wrong
 
 std::int64_t number(const pb::Value& v) { return static_cast<std::int64_t>(v.number_value()); }
 
@@ -51,18 +52,24 @@ std::string first_line(const std::string& text) { return text.substr(0, text.fin
 
 class lease_store::impl {
 public:
-  explicit impl(lease_store_config config) : config_{std::move(config)} {}
+  explicit impl(lease_store_config config) : config_{std::move(config)} {
+    if (!config_.history) config_.history = std::make_shared<lineage>();
+  }
   ~impl() { stop(); }
 
   std::string start() {
     try {
+      if (auto error = pooler_between(config_.conninfo); !error.empty()) return error;
       open_lock_connection();
-      if (auto error = find_pooler(); !error.empty()) return error;
       {
         pqxx::nontransaction tx{lock_->conn};
-        id_ = tx.exec_prepared1("next_instance_id")[0].as<std::int64_t>();
-        if (!tx.exec_prepared1("hold_instance_lock", id_.load())[0].as<bool>())
-          return "the advisory lock of instance " + std::to_string(id_) + " is held by somebody else";
+        // A number may have been given out before in a time that the database has lost, to somebody who still runs.
+        bool held = false;
+        for (int attempt = 0; !held && attempt < numbers_tried; ++attempt) {
+          id_ = tx.exec_prepared1("next_instance_id")[0].as<std::int64_t>();
+          held = tx.exec_prepared1("hold_instance_lock", id_.load())[0].as<bool>();
+        }
+        if (!held) return "the advisory lock of instance " + std::to_string(id_) + " is held by somebody else";
         tx.exec("SET application_name = 'warrend/" + std::to_string(id_) + "/lock'");
       }
       open_work_connection();
@@ -123,13 +130,21 @@ public:
 
   placement_view renewed(session& s, const renew_lease& what) {
     check_lock();
-    // No transaction around it: whoever is paused between two statements would keep the row locked.
-    pqxx::nontransaction tx{s.conn};
-    auto view = view_of(tx.exec_prepared1("renew", id_.load(), millis{config_.ttl}.count(), what.bus_ok, what.draining));
+    const auto prolong = [&] {
+      // No transaction around it: whoever is paused between two statements would keep the row locked.
+      pqxx::nontransaction tx{s.conn};
+      return view_of(tx.exec_prepared1("renew", id_.load(), millis{config_.ttl}.count(), what.bus_ok, what.draining));
+    };
+    auto view = prolong();
     view.reconnected = std::exchange(lock_taken_again_, false);
-    // Somebody took it for dead long ago, or the database is an older copy of itself: only a new start gets a
-    // number that nobody else has.
+    if (!view.renewed && view.incarnation != registered_in_) {
+      // The database has lost the time in which this instance began. Nobody else has its number: it holds the lock.
+      if (auto error = register_instance(); !error.empty()) step_down(error);
+      view = prolong();
+    }
+    // Somebody took it for dead long ago: only a new start gets a number that nobody else has.
     if (!view.renewed) step_down("this instance's row is gone from the database");
+    registered_in_ = view.incarnation;
     return view;
   }
 
@@ -190,30 +205,34 @@ private:
     session_options o;
     o.application = "warrend/" + (id_ == 0 ? std::string{"start"} : std::to_string(id_)) + "/" + purpose;
     o.writer = false;
+    o.history = config_.history;
     o.statement_timeout = statement_timeout;
     o.idle_timeout = 1000ms;
     return o;
   }
 
-  void open_lock_connection() { lock_ = open_session(config_.conninfo, options("lock")); }
-  void open_work_connection() {
-    work_ = open_session(config_.conninfo, options("lease"));
-    std::lock_guard lock{socket_mutex_};
-    socket_ = work_->conn.sock();
-  }
-
-  /// A pooler hands statements of one client to several server processes: session locks would mean nothing.
-  std::string find_pooler() {
-    // The key that came with the connection is the server process's own only when nothing is in between.
-    int pid = lock_->conn.backendpid();
-    for (int i = 0; i < 4; ++i) {
-      pqxx::work tx{lock_->conn};
-      if (tx.exec1("SELECT pg_backend_pid()")[0].as<int>() != pid)
-        return "there is a connection pooler between this program and PostgreSQL: session locks do not work through "
-               "it, connect to the server itself";
-      tx.commit();
+  void open_lock_connection() { open(lock_, "lock", lock_socket_); }
+  void open_work_connection() { open(work_, "lease", socket_); }
+  void open(std::unique_ptr<session>& to, const char* purpose, int& socket) {
+    auto o = options(purpose);
+    o.on_socket = [&](int s) {
+      std::lock_guard lock{socket_mutex_};
+      socket = s;
+      if (busy_since_ms_ != 0) busy_since_ms_ = now_ms();  // connecting has its own limit
+    };
+    try {
+      to = open_session(config_.conninfo, o);
+    } catch (...) {
+      close(to, socket);
+      throw;
     }
-    return {};
+  }
+  void close(std::unique_ptr<session>& which, int& socket) {
+    {
+      std::lock_guard lock{socket_mutex_};
+      socket = -1;
+    }
+    which.reset();
   }
 
   std::string register_instance() {
@@ -221,6 +240,7 @@ private:
     tx.exec_prepared("lock_instance_name", config_.name);
     std::vector<std::int64_t> former;
     for (const auto& row : tx.exec_prepared("instances_named", config_.name)) {
+      if (row[0].as<std::int64_t>() == id_) continue;
       if (!row[2].as<bool>())
         return "the name " + config_.name + " is held by instance " + row[0].as<std::string>() +
                ", which is alive: give this one another name";
@@ -229,6 +249,7 @@ private:
     for (auto id : former) tx.exec_prepared("remove_instance", id);
     tx.exec_prepared("insert_instance", id_.load(), config_.name, millis{config_.ttl}.count());
     tx.commit();
+    registered_in_ = work_->incarnation;
     for (auto id : former) end_sessions(*work_, id);
     return {};
   }
@@ -242,19 +263,26 @@ private:
   void check_lock() {
     try {
       if (lock_) {
-        pqxx::nontransaction{lock_->conn}.exec("SELECT 1");
-        return;
+        const auto row = pqxx::nontransaction{lock_->conn}.exec1("SELECT incarnation FROM installation");
+        if (row[0].as<std::int64_t>() >= config_.history->incarnation()) return;
+        throw std::runtime_error{"the database has another life"};
       }
     } catch (const std::exception& e) {
       spdlog::warn("lease: the connection that holds the instance's lock was lost: {}", first_line(e.what()));
-      lock_.reset();
+      close(lock_, lock_socket_);
     }
+    busy_since_ms_ = now_ms();
     // A database that is away is no reason to step down: nothing is renewed, so the lease ends by itself, and
     // the instance goes on when it is back.
     open_lock_connection();
     try {
-      // Whoever probes the lock holds it, shared, for the length of a statement.
-      for (int attempt = 0; attempt < 5; ++attempt) {
+      // The server may not have noticed yet that our former connection is gone; and whoever probes the lock holds
+      // it, shared, for the length of a statement.
+      {
+        pqxx::nontransaction tx{lock_->conn};
+        tx.exec_prepared("end_former_lock_session", id_.load());
+      }
+      for (int attempt = 0; attempt < 10; ++attempt) {
         if (pqxx::nontransaction{lock_->conn}.exec_prepared1("hold_instance_lock", id_.load())[0].as<bool>()) {
           lock_taken_again_ = true;
           return;
@@ -262,10 +290,10 @@ private:
         std::this_thread::sleep_for(20ms);
       }
     } catch (...) {
-      lock_.reset();  // without the lock it must not pass for the one that holds it
+      close(lock_, lock_socket_);  // without the lock it must not pass for the one that holds it
       throw;
     }
-    lock_.reset();
+    close(lock_, lock_socket_);
     step_down("another session holds this instance's lock");
   }
 
@@ -282,6 +310,9 @@ private:
     placement_view v;
     v.renewed = !row[0].is_null();
     v.incarnation = row[1].as<std::int64_t>();
+    if (v.incarnation < config_.history->incarnation())
+      throw pqxx::broken_connection{"the database has another life than the one that is being asked"};
+    config_.history->incarnation_seen(v.incarnation);
     pb::ListValue instances;
     if (!pb::util::JsonStringToMessage(row[2].as<std::string>(), &instances).ok())
       throw std::runtime_error{"the instances cannot be read"};
@@ -330,12 +361,8 @@ private:
           busy_since_ms_ = 0;
           using what = sql_failure::what;
           const auto kind = classify(e, work_ && work_->conn.is_open()).kind;
-          {
-            std::lock_guard lock{socket_mutex_};
-            socket_ = -1;
-          }
           const bool had_connection = work_ != nullptr;
-          work_.reset();
+          close(work_, socket_);
           if (attempt == 1 && had_connection && (kind == what::broken || kind == what::in_doubt)) continue;
           t.fail(first_line(e.what()));
           break;
@@ -351,7 +378,8 @@ private:
       const auto since = busy_since_ms_.load();
       if (since == 0 || now_ms() - since < millis{statement_timeout + 500ms}.count()) continue;
       std::lock_guard socket_lock{socket_mutex_};
-      if (socket_ >= 0) ::shutdown(socket_, SHUT_RDWR);
+      for (const int each : {socket_, lock_socket_})
+        if (each >= 0) ::shutdown(each, SHUT_RDWR);
     }
   }
 
@@ -366,7 +394,8 @@ private:
   std::deque<task> tasks_;
   bool stopping_ = false;
   bool lock_taken_again_ = false;  // of the thread; since the last renewal
-  int socket_ = -1;
+  std::int64_t registered_in_ = 0;  // of the thread: the incarnation that has our row
+  int socket_ = -1, lock_socket_ = -1;
   std::atomic<std::int64_t> busy_since_ms_{0};
   std::thread thread_, watch_;
 };

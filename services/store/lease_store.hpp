@@ -7,6 +7,7 @@
 
 #include "actors/core/limits.hpp"
 #include "actors/messages.hpp"
+#include "services/store/lineage.hpp"
 
 namespace warren {
 
@@ -14,6 +15,7 @@ struct lease_store_config {
   std::string conninfo;
   std::string name;                       ///< configured, the same at each start of this instance
   millis ttl = limits::instance_lease;
+  std::shared_ptr<lineage> history;       ///< shared with the store; null: one of its own
   /// The instance's lock was lost and could not be taken again: step down. Runs on the lease store's thread.
   std::function<void(const std::string& reason)> on_lost;
 };

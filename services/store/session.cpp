@@ -20,42 +20,57 @@ std::string quoted(const std::string& text) {
   return out += "'";
 }
 
-/// Sees whether this is the same life of the database as before; raises epochs and revisions when it is not.
-void settle_incarnation(session& s) {
-  pqxx::work tx{s.conn};
-  const auto read = [&] { return tx.exec_prepared1("read_installation"); };
-  auto row = read();
-  std::optional<std::int64_t> identifier;
-  if (row["identifier_readable"].as<bool>())
-    identifier = tx.exec_prepared1("read_system_identifier")[0].as<std::int64_t>();
+constexpr const char* pooler_refused =
+    "there is a connection pooler between this program and PostgreSQL: session locks do not work through it, connect "
+    "to the server itself";
 
-  enum class verdict { same, unknown, other };
-  const auto compare = [&] {
-    const auto& known_id = row["system_identifier"];
-    const auto& known_timeline = row["timeline"];
-    if (identifier && !known_id.is_null() && known_id.as<std::int64_t>() != *identifier) return verdict::other;
-    if (!known_timeline.is_null() && known_timeline.as<int>() != row["timeline_now"].as<int>()) return verdict::other;
-    return known_timeline.is_null() || (identifier && known_id.is_null()) ? verdict::unknown : verdict::same;
-  };
-  if (compare() != verdict::same) {
+template <class T> std::optional<T> optional_of(const pqxx::field& f) {
+  return f.is_null() ? std::nullopt : std::optional<T>{f.as<T>()};
+}
+
+database_life life_of(pqxx::transaction_base& tx) {
+  const auto row = tx.exec_prepared1("read_installation");
+  database_life now;
+  now.recorded_identifier = optional_of<std::int64_t>(row["system_identifier"]);
+  now.recorded_timeline = optional_of<int>(row["timeline"]);
+  now.timeline = row["timeline_now"].as<int>();
+  now.incarnation = row["incarnation"].as<std::int64_t>();
+  if (row["identifier_readable"].as<bool>())
+    now.identifier = tx.exec_prepared1("read_system_identifier")[0].as<std::int64_t>();
+  for (const auto& each : tx.exec_prepared("read_revisions")) now.revisions[each[0].as<int>()] = each[1].as<std::int64_t>();
+  return now;
+}
+
+/// Sees whether this is the same life of the database as before; raises epochs and revisions when it is not.
+void settle_incarnation(session& s, lineage* history) {
+  using what = life_verdict::what;
+  // Looked at before the database is: what is remembered then was committed then.
+  const auto memory = history ? history->look() : remembered_life{};
+  pqxx::work tx{s.conn};
+  auto now = life_of(tx);
+  auto verdict = judge_life(now, memory);
+  if (verdict.is == what::first || verdict.is == what::another) {
     tx.exec_prepared("lock_installation");
-    row = read();
-    const auto found = compare();
-    if (found == verdict::other) {
-      const auto incarnation = tx.exec_prepared1("raise_incarnation")[0].as<std::int64_t>();
-      tx.exec_prepared("raise_partitions");
-      spdlog::error("the database is another one than before (failover or restore): incarnation {}, every epoch "
-                    "and revision raised", incarnation);
-    }
-    if (found != verdict::same) {
-      tx.exec_prepared("record_installation", identifier ? std::to_string(*identifier).c_str() : nullptr,
-                       row["timeline_now"].as<int>());
-      row = read();
-    }
+    now = life_of(tx);
+    verdict = judge_life(now, memory);
   }
-  s.partitions = row["partitions"].as<int>();
-  s.incarnation = row["incarnation"].as<std::int64_t>();
+  if (verdict.is == what::former)
+    throw std::runtime_error{"this server is a former primary: its timeline is " + std::to_string(now.timeline) +
+                             ", timeline " + std::to_string(memory.timeline) + " was seen already"};
+  if (verdict.is == what::another) {
+    tx.exec_prepared("raise_partitions", verdict.incarnation - now.incarnation);
+    tx.exec_prepared("raise_sequences", verdict.incarnation);
+    tx.exec_prepared("raise_incarnation", verdict.incarnation);
+    spdlog::error("the database is another one than before (failover or restore, now timeline {}): incarnation {}, "
+                  "every epoch and revision raised", now.timeline, verdict.incarnation);
+    now.incarnation = verdict.incarnation;
+  }
+  if (verdict.is != what::same)
+    tx.exec_prepared("record_installation", now.identifier ? std::to_string(*now.identifier).c_str() : nullptr, now.timeline);
+  s.partitions = static_cast<int>(now.revisions.size()) - 1;  // the reserved one is not counted
+  s.incarnation = now.incarnation;
   tx.commit();
+  if (history) history->settled(now.incarnation, now.identifier, now.timeline);
 }
 
 }  // namespace
@@ -86,6 +101,7 @@ std::unique_ptr<session> open_session(const std::string& conninfo, const session
   set("keepalives_idle", "5");
   auto s = std::make_unique<session>(info);
   never_reactivate(s->conn);
+  if (options.on_socket) options.on_socket(s->conn.sock());
   const auto ms = [](millis m) { return std::to_string(m.count()); };
   std::string settings = "SET application_name = " + quoted(options.application) +
                          "; SET timezone = 'UTC'; SET client_encoding = 'UTF8'; SET jit = off"
@@ -100,14 +116,35 @@ std::unique_ptr<session> open_session(const std::string& conninfo, const session
   {
     pqxx::nontransaction tx{s->conn};
     tx.exec(settings);
-    if (tx.exec1("SELECT pg_is_in_recovery()")[0].as<bool>())
+    const auto server = tx.exec1("SELECT pg_is_in_recovery(), pg_backend_pid()");
+    // The key that came with the connection is the server process's own only when nothing is in between.
+    if (server[1].as<int>() != s->conn.backendpid()) throw std::runtime_error{pooler_refused};
+    if (server[0].as<bool>())
       throw std::runtime_error{"the database server is a standby: it takes no writes"};
     if (tx.exec1("SELECT to_regclass('installation') IS NULL")[0].as<bool>())
       throw std::runtime_error{"the database has no Warren schema: run warrend migrate"};
   }
   for (const auto& [name, text] : statements()) s->conn.prepare(name, text);
-  settle_incarnation(*s);
+  settle_incarnation(*s, options.history.get());
   return s;
+}
+
+std::string pooler_between(const std::string& conninfo) {
+  const auto info = conninfo.find("connect_timeout") == std::string::npos ? with_setting(conninfo, "connect_timeout", "2") : conninfo;
+  pqxx::connection one{info}, other{info};
+  const auto process_of = [](pqxx::connection& c) {
+    never_reactivate(c);
+    pqxx::work tx{c};
+    const auto pid = tx.exec1("SELECT pg_backend_pid()")[0].as<int>();
+    tx.commit();
+    return pid;
+  };
+  for (int i = 0; i < 4; ++i) {
+    if (i % 2 == 1) process_of(one);  // out of step with a pool that hands its connections out in turn
+    const auto first = process_of(one), second = process_of(other);
+    if (first == second || first != one.backendpid() || second != other.backendpid()) return pooler_refused;
+  }
+  return {};
 }
 
 sql_failure classify(const std::exception& e, bool open) {

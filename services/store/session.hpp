@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -9,6 +10,7 @@
 #include <pqxx/pqxx>
 
 #include "actors/core/time.hpp"
+#include "services/store/lineage.hpp"
 
 namespace warren::sql {
 
@@ -18,6 +20,9 @@ struct session_options {
   millis statement_timeout{10'000};
   millis lock_timeout{500};
   millis idle_timeout{2'000};       ///< inside a transaction; below the instance lease
+  std::shared_ptr<lineage> history; ///< null: nothing is remembered
+  /// The new connection's socket, before anything is said on it: whoever watches may shut it down.
+  std::function<void(int socket)> on_socket;
 };
 
 /// Knows all statements. Does not reconnect by itself: a session that ended took its settings with it.
@@ -29,9 +34,14 @@ struct session {
 };
 
 /// Opens a connection and settles the incarnation. Throws what pqxx throws; std::runtime_error for a server
-/// that does not take writes.
-/// Runs on: the caller's thread, for up to 2 s.
+/// that does not take writes, for a former primary, and for a connection pooler.
+/// Runs on: the caller's thread, for up to 2 s where the server answers.
 std::unique_ptr<session> open_session(const std::string& conninfo, const session_options& options);
+
+/// What a connection pooler between us and the server is refused with; empty: there is none. A pooler hands the
+/// statements of one client to several server processes, or several clients to one: session locks mean nothing.
+/// Throws what pqxx throws.
+std::string pooler_between(const std::string& conninfo);
 
 /// Stops pqxx from connecting again behind our back: such a connection has none of our settings.
 void never_reactivate(pqxx::connection_base& conn);

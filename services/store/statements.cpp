@@ -217,14 +217,24 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
     out.emplace_back("read_system_identifier", "SELECT system_identifier FROM pg_control_system()");
     out.emplace_back("record_installation", R"(
       UPDATE installation SET system_identifier = coalesce($1::bigint, system_identifier), timeline = $2)");
-    out.emplace_back("raise_incarnation", "UPDATE installation SET incarnation = incarnation + 1 RETURNING incarnation");
+    out.emplace_back("read_revisions", "SELECT id, revision FROM partition");
+    out.emplace_back("raise_incarnation", "UPDATE installation SET incarnation = $1::bigint");
     out.emplace_back("raise_partitions", R"(
-      UPDATE partition SET owner = 0, epoch = epoch + 4294967296, revision = revision + 4294967296,
-                           tombstones_from = revision + 4294967296)");
+      UPDATE partition SET owner = 0, epoch = epoch + ($1::bigint << 32), revision = revision + ($1::bigint << 32),
+                           tombstones_from = revision + ($1::bigint << 32))");
+    // Numbers of the lost time are out there: as claims and streams in memories, as instances that still run.
+    out.emplace_back("raise_sequences", R"(
+      SELECT setval('claim_number', greatest(nextval('claim_number'), $1::bigint << 32)),
+             setval('gateway_stream', greatest(nextval('gateway_stream'), $1::bigint << 32)),
+             setval('instance_id', least(nextval('instance_id') + 1000, 2147480000)))");
 
     // ---- instance lease ---- 1463898707 ("WARS") is the class of the instances' advisory locks.
     out.emplace_back("next_instance_id", "SELECT nextval('instance_id')");
     out.emplace_back("hold_instance_lock", "SELECT pg_try_advisory_lock(1463898707, $1::integer)");
+    out.emplace_back("end_former_lock_session", R"(
+      SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+      WHERE datname = current_database() AND application_name = 'warrend/' || $1::bigint || '/lock'
+        AND usename = current_user AND pid <> pg_backend_pid())");
     out.emplace_back("lock_instance_name", "SELECT pg_advisory_xact_lock(1463898708, hashtext($1))");
     out.emplace_back("instances_named", R"(
       SELECT id, (extract(epoch FROM started_at) * 1000)::bigint,

@@ -23,7 +23,7 @@ namespace {
 using namespace sql;
 
 constexpr auto lane_statement_timeout = 2s;      // below the instance lease: whoever waits longer has lost it
-constexpr auto reader_statement_timeout = 20s;   // a whole partition may be read
+constexpr auto quick_read = 5s;                  // of a server that does not answer: one entity, one page
 constexpr auto watch_every = 200ms;
 constexpr auto adopt_again_after = 200ms;        // rows that a rival's transaction still holds
 constexpr auto listener_idle = 1s;
@@ -55,6 +55,7 @@ public:
     common_.me = config_.instance;
     common_.give_up = config_.give_up;
     common_.count = config_.count;
+    common_.history = config_.history ? config_.history : std::make_shared<lineage>();
     common_.on_commit = config_.on_commit;
     common_.on_connection = [this](int number, bool is_up, const std::string& reason) { connection(number, is_up, reason); };
     const auto base = "warrend/" + std::to_string(config_.instance) + "/";
@@ -64,7 +65,7 @@ public:
                                               session_options{.writer = true, .statement_timeout = lane_statement_timeout}));
     for (int n = 0; n < std::max(1, config_.readers); ++n)
       readers_.push_back(std::make_unique<worker>(common_, number++, base + "reader" + std::to_string(n),
-                                                  session_options{.statement_timeout = reader_statement_timeout}));
+                                                  session_options{.statement_timeout = config_.whole_read}));
     listener_number_ = number++;
     threads_ = number;
   }
@@ -104,8 +105,10 @@ public:
   }
 
   /// On the reader that has the fewest calls behind it, roughly: in turn.
-  template <class Answer, class F> void read(std::shared_ptr<std::function<void(Answer)>> then, F f) {
+  template <class Answer, class F>
+  void read(std::shared_ptr<std::function<void(Answer)>> then, F f, millis patience = quick_read) {
     job j;
+    j.patience = patience;
     j.run = [then, f](session& s) { (*then)(f(s)); };
     j.fail = [then](const std::string& error) {
       Answer a;
@@ -148,6 +151,7 @@ public:
       return (*then)(std::move(answer));
     }
     job j;
+    j.patience = quick_read;
     j.run = [this, what, then, adopted](session& s) {
       const auto* t = find_table(what->kind);
       loaded answer;
@@ -217,11 +221,15 @@ public:
         now.set_truncated(true);
         if (common_.on_commit) common_.on_commit(now);
         return answer;
-      });
+      }, config_.whole_read + 500ms);
     });
   }
 
-  static changes read_changes(session& s, const fetch_changes& what) {
+  void fetch(const fetch_changes& what, std::shared_ptr<std::function<void(changes)>> then) {
+    read(std::move(then), [this, what](session& s) { return read_changes(s, what); }, config_.whole_read + 500ms);
+  }
+
+  changes read_changes(session& s, const fetch_changes& what) {
     changes out;
     snapshot tx{s.conn};
     const auto at = tx.exec_prepared("find_partition", what.partition);
@@ -231,6 +239,8 @@ public:
     }
     out.epoch = at[0][1].as<std::int64_t>();
     out.revision = at[0][2].as<std::int64_t>();
+    out.incarnation = s.incarnation;
+    common_.history->revision_seen(s.incarnation, what.partition, out.revision);
     // Ahead of the database: it is not the one that was read before.
     out.complete = what.after <= 0 || what.after < at[0][3].as<std::int64_t>() || what.after > out.revision;
     for (const auto& t : tables())
@@ -370,7 +380,7 @@ public:
     auto back_off = 20ms;
     while (!stopping_) {
       try {
-        auto s = open_session(config_.conninfo, session_options{.application = application});
+        auto s = open_session(config_.conninfo, session_options{.application = application, .history = common_.history});
         rival_receiver receiver{s->conn, [this](partition_id p) {
                                   if (config_.on_rival) config_.on_rival(p);
                                 }};
@@ -380,6 +390,7 @@ public:
         if (config_.on_rival) config_.on_rival(-1);
         auto checked = sql::clock::now();
         while (!stopping_) {
+          if (s->incarnation < common_.history->incarnation()) throw std::runtime_error{"the database has another life"};
           s->conn.await_notification(0, 200'000);
           if (sql::clock::now() - checked < listener_idle) continue;
           checked = sql::clock::now();
@@ -444,12 +455,13 @@ void store::adopt(adopt_rivals what, std::function<void(loaded)> then) {
   impl_->adopt_first(what.partition, what.epoch, nullptr, shared_then, [shared_then](const lane::adopted& done) {
     loaded answer;
     answer.rows.assign(done.what.revision.rows().begin(), done.what.revision.rows().end());
+    answer.rows.insert(answer.rows.end(), done.what.bereft.begin(), done.what.bereft.end());
     (*shared_then)(std::move(answer));
   });
 }
 
 void store::fetch(fetch_changes what, std::function<void(changes)> then) {
-  impl_->read(owned(std::move(then)), [what](session& s) { return impl::read_changes(s, what); });
+  impl_->fetch(what, owned(std::move(then)));
 }
 
 void store::find(find_answer what, std::function<void(save_result)> then) {

@@ -13,6 +13,7 @@
 #include "actors/core/limits.hpp"
 #include "actors/core/save.hpp"
 #include "actors/messages.hpp"
+#include "services/store/lineage.hpp"
 
 namespace warren {
 
@@ -22,8 +23,10 @@ struct store_config {
   int lanes = limits::store_lanes;
   int readers = 2;                    ///< connections that only read
   millis give_up{2'000};              ///< a write or read that waited so long for a database is `unavailable`
+  millis whole_read{20'000};          ///< how long reading a whole partition may take
   millis purge_every{60'000};
   counters* count = nullptr;          ///< may be null; outlives the store
+  std::shared_ptr<lineage> history;   ///< shared with the lease store; null: one of its own
 
   /// Every transaction of ours, in order of revisions within a partition, before whoever saved is answered.
   /// Runs on: a lane's thread; must not block (send a message).

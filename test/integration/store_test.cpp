@@ -1,321 +1,21 @@
-// test/integration/store_test.cpp -- the store against a PostgreSQL of its own: group commits, rivals, fences,
-// lost connections.
+// test/integration/store_test.cpp -- the store against a real PostgreSQL: group commits, rivals, fences, lost
+// connections.
 #include <catch2/catch.hpp>
 
-#include <chrono>
+#include <atomic>
 #include <csignal>
-#include <condition_variable>
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
-#include <future>
 #include <map>
-#include <mutex>
 #include <set>
-#include <thread>
 
-#include <pqxx/pqxx>
-#include <pwd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "services/store/actor.hpp"
 #include "services/store/failpoint.hpp"
-#include "services/store/lease_store.hpp"
-#include "services/store/migrate.hpp"
-#include "services/store/store.hpp"
+#include "test/integration/store_fixture.hpp"
 
 using namespace warren;
-
-namespace {
-
-// ---- a private server: one for the program, one database for each test ----
-
-/// Runs a program of PostgreSQL's, as nobody's superuser: it refuses to run as root.
-int run(const std::vector<std::string>& command) {
-  const auto pid = ::fork();
-  if (pid == 0) {
-    if (::geteuid() == 0) {
-      const auto* user = ::getpwnam("postgres");
-      if (!user || ::setgid(user->pw_gid) != 0 || ::setuid(user->pw_uid) != 0) ::_exit(126);
-    }
-    std::vector<char*> argv;
-    for (const auto& a : command) argv.push_back(const_cast<char*>(a.c_str()));
-    argv.push_back(nullptr);
-    if (!std::freopen("/dev/null", "w", stdout)) ::_exit(126);
-    ::execv(argv[0], argv.data());
-    ::_exit(127);
-  }
-  int status = 0;
-  ::waitpid(pid, &status, 0);
-  return status;
-}
-
-std::filesystem::path postgres_programs() {
-  std::filesystem::path newest;
-  for (const auto& entry : std::filesystem::directory_iterator{"/usr/lib/postgresql"})
-    if (std::filesystem::exists(entry.path() / "bin/initdb")) newest = std::max(newest, entry.path() / "bin");
-  return newest;
-}
-
-class server {
-public:
-  server() {
-    std::string pattern = "/tmp/warren-store-XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
-    if (::geteuid() == 0)
-      if (const auto* user = ::getpwnam("postgres"); !user || ::chown(folder_.c_str(), user->pw_uid, user->pw_gid) != 0)
-        throw std::runtime_error{"there is no user postgres to run a server as"};
-    const auto bin = postgres_programs();
-    data_ = folder_ / "data";
-    REQUIRE(run({bin / "initdb", "-D", data_, "-A", "trust", "-U", "warren", "--no-sync"}) == 0);
-    REQUIRE(start() == 0);
-  }
-  ~server() {
-    stop();
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  int start() {
-    return run({postgres_programs() / "pg_ctl", "-D", data_, "-w", "-l", folder_ / "log", "-o",
-                "-c listen_addresses='' -k " + folder_.string() + " -c fsync=off -c max_connections=200", "start"});
-  }
-  int stop() { return run({postgres_programs() / "pg_ctl", "-D", data_, "-w", "-m", "immediate", "stop"}); }
-
-  std::string conninfo(const std::string& database) const {
-    return "host=" + folder_.string() + " user=warren dbname=" + database;
-  }
-
-private:
-  std::filesystem::path folder_, data_;
-};
-
-server& the_server() {
-  static server it;
-  return it;
-}
-
-/// Of the source tree that this program was built in.
-std::string migrations() {
-  for (auto folder = std::filesystem::read_symlink("/proc/self/exe").parent_path(); folder != folder.root_path();
-       folder = folder.parent_path())
-    if (std::filesystem::exists(folder / "migrations/0001_init.sql")) return folder / "migrations";
-  throw std::runtime_error{"migrations/ is not above this program"};
-}
-
-struct database {
-  database() {
-    static int count = 0;
-    name = "warren" + std::to_string(++count);
-    pqxx::connection c{the_server().conninfo("postgres")};
-    pqxx::nontransaction{c}.exec("CREATE DATABASE " + name);
-    conninfo = the_server().conninfo(name);
-    migrate(conninfo, migrations());
-  }
-  ~database() {
-    try {
-      pqxx::connection c{the_server().conninfo("postgres")};
-      pqxx::nontransaction{c}.exec("DROP DATABASE " + name + " WITH (FORCE)");
-    } catch (const std::exception&) {
-    }
-  }
-  /// As a rival: without warren.writer.
-  pqxx::result exec(const std::string& sql) const {
-    pqxx::connection c{conninfo};
-    pqxx::work tx{c};
-    auto r = tx.exec(sql);
-    tx.commit();
-    return r;
-  }
-  template <class T> T value(const std::string& sql) const { return exec(sql)[0][0].as<T>(); }
-
-  std::string name, conninfo;
-};
-
-template <class T> T get(std::future<T> f) {
-  REQUIRE(f.wait_for(20s) == std::future_status::ready);
-  return f.get();
-}
-
-/// An instance: lease, store, and what the store has announced.
-struct instance {
-  explicit instance(const database& db, const std::string& name = "a", counters* count = nullptr)
-      : lease{{.conninfo = db.conninfo, .name = name}} {
-    const auto error = lease.start();
-    INFO(error);
-    REQUIRE(error.empty());
-    s = std::make_unique<store>(store_config{
-        .conninfo = db.conninfo,
-        .instance = lease.id(),
-        .count = count,
-        .on_commit =
-            [this](const busv1::Revision& r) {
-              std::lock_guard lock{mutex};
-              commits.push_back(r);
-            },
-        .on_rival =
-            [this](partition_id p) {
-              std::lock_guard lock{mutex};
-              rivals.push_back(p);
-              changed.notify_all();
-            },
-        .on_state =
-            [this](bool is_up, const std::string&) {
-              std::lock_guard lock{mutex};
-              up = is_up;
-              changed.notify_all();
-            },
-    });
-    s->start();
-    REQUIRE(wait([this] { return up; }));
-  }
-  ~instance() { s->stop(); }
-
-  template <class F> bool wait(F f, millis limit = 10s) {
-    std::unique_lock lock{mutex};
-    return changed.wait_for(lock, limit, f);
-  }
-  placement_view take(partition_id p) {
-    std::promise<placement_view> done;
-    lease.take({p}, [&](placement_view v) { done.set_value(std::move(v)); });
-    return get(done.get_future());
-  }
-  placement_view renew() {
-    std::promise<placement_view> done;
-    lease.renew({}, [&](placement_view v) { done.set_value(std::move(v)); });
-    return get(done.get_future());
-  }
-  epoch_t own(partition_id p) {
-    const auto v = take(p);
-    REQUIRE(v.error == "");
-    REQUIRE(v.taken);
-    return v.partitions.at(static_cast<std::size_t>(p)).epoch;
-  }
-  std::future<save_result> begin(save_request r) {
-    auto done = std::make_shared<std::promise<save_result>>();
-    auto f = done->get_future();
-    s->save(std::move(r), [done](save_result x) { done->set_value(std::move(x)); });
-    return f;
-  }
-  save_result save(save_request r) { return get(begin(std::move(r))); }
-  template <class What> loaded load(What what) {
-    std::promise<loaded> done;
-    s->load(std::move(what), [&](loaded l) { done.set_value(std::move(l)); });
-    return get(done.get_future());
-  }
-  loaded adopt(partition_id p, epoch_t e) {
-    std::promise<loaded> done;
-    s->adopt({p, e}, [&](loaded l) { done.set_value(std::move(l)); });
-    return get(done.get_future());
-  }
-  changes fetch(partition_id p, revision_t after) {
-    std::promise<changes> done;
-    s->fetch({p, after}, [&](changes c) { done.set_value(std::move(c)); });
-    return get(done.get_future());
-  }
-  std::vector<busv1::Revision> announced(partition_id p) {
-    std::lock_guard lock{mutex};
-    std::vector<busv1::Revision> out;
-    for (const auto& r : commits)
-      if (r.partition() == p) out.push_back(r);
-    return out;
-  }
-
-  lease_store lease;
-  std::unique_ptr<store> s;
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::vector<busv1::Revision> commits;
-  std::vector<partition_id> rivals;
-  bool up = false;
-};
-
-const std::string project = "acme";
-const partition_id home = partition_of(project, 64);
-
-v1::Row tunnel_row(const std::string& name, std::vector<std::string> hostnames = {}, const std::string& in = project) {
-  v1::Row row;
-  auto& t = *row.mutable_tunnel();
-  t.set_project(in);
-  t.set_name(name);
-  t.set_uid("uid-" + in + "-" + name);
-  t.set_generation(1);
-  t.set_enabled(true);
-  t.set_gateway_class("default");
-  for (auto& h : hostnames) t.add_hostnames(h);
-  auto& rule = *t.add_rules();
-  rule.set_path_prefix("/");
-  rule.set_connector("box");
-  rule.set_target("http://localhost:8080");
-  rule.set_tls_verify(false);
-  auto& c = *t.add_conditions();
-  c.set_type("Accepted");
-  c.set_status("True");
-  c.set_observed_generation(1);
-  *c.mutable_last_transition_time() = timestamp_from_ms(1'700'000'000'123);
-  return row;
-}
-v1::Row connector_row(const std::string& name, const std::string& key = "") {
-  v1::Row row;
-  auto& c = *row.mutable_connector();
-  c.set_project(project);
-  c.set_name(name);
-  c.set_uid("uid-" + name);
-  c.set_generation(1);
-  c.set_class_("default");
-  c.set_lease_duration_ms(30'000);
-  c.set_public_key(key);
-  return row;
-}
-v1::Row attachment_row(const std::string& connector, const v1::Row& tunnel) {
-  v1::Row row;
-  auto& a = *row.mutable_attachment();
-  a.set_project(project);
-  a.set_connector(connector);
-  a.set_tunnel(tunnel.tunnel().name());
-  a.set_tunnel_uid(tunnel.tunnel().uid());
-  a.set_tunnel_generation(1);
-  a.set_target_state("Unknown");
-  return row;
-}
-
-save_request writing(epoch_t epoch, std::vector<row_write> rows, partition_id p = home) {
-  save_request r;
-  r.write = "test";
-  r.partition = p;
-  r.epoch = epoch;
-  r.rows = std::move(rows);
-  return r;
-}
-save_request inserting(epoch_t epoch, v1::Row row, partition_id p = home) {
-  save_request r = writing(epoch, {{row_write::op::insert, row, 0, true}}, p);
-  if (row.has_tunnel() && row.tunnel().hostnames_size() > 0)
-    r.claims = claim_change{row.tunnel().project(), row.tunnel().name(), row.tunnel().uid(),
-                            {row.tunnel().hostnames().begin(), row.tunnel().hostnames().end()}, {}};
-  return r;
-}
-save_request updating(epoch_t epoch, v1::Row row, std::int64_t expected) {
-  return writing(epoch, {{row_write::op::update, std::move(row), expected, false}});
-}
-save_request erasing(epoch_t epoch, v1::Row row, std::int64_t expected) {
-  return writing(epoch, {{row_write::op::erase, std::move(row), expected, true}});
-}
-
-const saved& must_save(const save_result& r) {
-  if (const auto* refused = std::get_if<save_refused>(&r)) FAIL("refused: " << refused->field << " " << refused->message);
-  if (const auto* c = std::get_if<save_conflict>(&r)) FAIL("conflict: " << c->what);
-  if (const auto* u = std::get_if<save_unavailable>(&r)) FAIL("unavailable: " << u->message);
-  REQUIRE(std::holds_alternative<saved>(r));
-  return std::get<saved>(r);
-}
-template <class T> const T& must_be(const save_result& r) {
-  INFO("answer " << r.index());
-  if (const auto* refused = std::get_if<save_refused>(&r)) INFO("refused: " << refused->field << " " << refused->message);
-  REQUIRE(std::holds_alternative<T>(r));
-  return std::get<T>(r);
-}
-
-}  // namespace
+using namespace warren::store_test;
 
 TEST_CASE("SQL and C++ agree on a project's partition") {
   database db;
@@ -329,7 +29,7 @@ TEST_CASE("SQL and C++ agree on a project's partition") {
 TEST_CASE("a migration is applied once and never edited") {
   database db;
   CHECK(migrate(db.conninfo, migrations()).empty());
-  CHECK(schema_level(db.conninfo) == 1);
+  CHECK(schema_level(db.conninfo) == schema_level_known);
   CHECK(schema_misfit(db.conninfo).empty());
   CHECK(partitions_of_database(db.conninfo) == 64);
   CHECK(db.value<int>("SELECT count(*) FROM partition") == 65);
@@ -633,6 +333,106 @@ TEST_CASE("what a rival touches is adopted, and never mistaken for what it was")
   }
 }
 
+TEST_CASE("whoever adopts what a rival deleted below a tunnel hears which tunnel it was") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  must_save(a.save(inserting(epoch, connector_row("box"))));
+  must_save(a.save(inserting(epoch, tunnel_row("t", {"a.example.com"}))));
+  must_save(a.save(inserting(epoch, attachment_row("box", tunnel_row("t")))));
+  const std::string table = GENERATE(as<std::string>{}, "hostname_claim", "attachment");
+  db.exec("DELETE FROM " + table);
+  const auto taken = a.adopt(home, epoch);
+  REQUIRE(taken.error == "");
+  REQUIRE(taken.rows.size() == 2);
+  CHECK(taken.rows[0].tombstone().kind() == table);
+  CHECK(taken.rows[1].tunnel().name() == "t");
+  CHECK(a.announced(home).back().rows_size() == 1);  // the tunnel itself has not changed
+  CHECK(a.adopt(home, epoch).rows.empty());
+}
+
+TEST_CASE("a partition that starts finds the tunnels that a claim is missing of") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  for (const char* name : {"whole", "bereft"}) {
+    auto row = tunnel_row(name, {std::string{name} + ".example.com"});
+    row.mutable_tunnel()->set_programmed_generation(1);
+    row.mutable_tunnel()->set_observed_generation(1);
+    must_save(a.save(inserting(epoch, row)));
+  }
+  CHECK(a.load(load_partition{home, epoch}).rows.empty());
+  db.exec("DELETE FROM hostname_claim WHERE hostname = 'bereft.example.com'");
+  const auto found = a.load(load_partition{home, epoch});
+  REQUIRE(found.rows.size() == 1);
+  CHECK(found.rows[0].tunnel().name() == "bereft");
+}
+
+TEST_CASE("what a rival writes promises nothing that only an owner can know") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  auto box = connector_row("box");
+  box.mutable_connector()->set_online(true);
+  box.mutable_connector()->set_attachment_generation(5);
+  box.mutable_connector()->set_attached_generation(5);
+  must_save(a.save(inserting(epoch, box)));
+  auto row = tunnel_row("t", {"a.example.com"});
+  row.mutable_tunnel()->set_observed_generation(1);
+  row.mutable_tunnel()->set_programmed_generation(1);
+  must_save(a.save(inserting(epoch, row)));
+  auto held = attachment_row("box", row);
+  held.mutable_attachment()->set_attachment_generation(5);
+  must_save(a.save(inserting(epoch, held)));
+
+  SECTION("an attachment is held by no agent, not even before it is adopted") {
+    db.exec("INSERT INTO attachment (project, connector, tunnel_uid, tunnel_generation) SELECT project, 'box', uid, 2 FROM tunnel");
+    const auto before = a.fetch(home, 0);
+    const auto theirs = std::find_if(before.rows.begin(), before.rows.end(), [](const auto& r) { return r.attachment().tunnel_generation() == 2; });
+    REQUIRE(theirs != before.rows.end());
+    CHECK(theirs->attachment().version() == rival_version);
+    CHECK(theirs->attachment().attachment_generation() == never_attached);
+    const auto taken = a.adopt(home, epoch);
+    REQUIRE(taken.rows.size() == 1);
+    CHECK(taken.rows[0].attachment().attachment_generation() == never_attached);
+  }
+  SECTION("nor is one whose content it changes; one that it only touches is") {
+    db.exec("UPDATE attachment SET target_message = 'x'");
+    CHECK(db.value<std::int64_t>("SELECT attachment_generation FROM attachment") == 5);
+    db.exec("UPDATE attachment SET rules = '[{\"index\": 0, \"target\": \"http://localhost:1\"}]'");
+    CHECK(db.value<std::int64_t>("SELECT attachment_generation FROM attachment") == never_attached);
+  }
+  SECTION("a connector is not online and holds nothing because it says so") {
+    db.exec("UPDATE connector SET attached_generation = 99, dialable = true");
+    CHECK(db.exec("SELECT attached_generation, dialable, online FROM connector")[0][0].as<int>() == 5);
+    CHECK_FALSE(db.value<bool>("SELECT dialable FROM connector"));
+    CHECK(db.value<bool>("SELECT online FROM connector"));
+    db.exec("INSERT INTO connector (project, name, online, attached_generation) VALUES ('acme', 'theirs', true, 7)");
+    CHECK_FALSE(db.value<bool>("SELECT online OR attached_generation > 0 FROM connector WHERE name = 'theirs'"));
+  }
+  SECTION("a tunnel is neither judged nor programmed") {
+    db.exec("INSERT INTO tunnel (project, name, observed_generation, programmed_generation) VALUES ('acme', 'theirs', 1, 1)");
+    CHECK(db.value<int>("SELECT observed_generation + programmed_generation FROM tunnel WHERE name = 'theirs'") == 0);
+    db.exec("UPDATE tunnel SET programmed_generation = 9 WHERE name = 't'");
+    CHECK(db.value<int>("SELECT programmed_generation FROM tunnel WHERE name = 't'") == 1);
+  }
+  SECTION("a spec that it changes keeps what was live, however often it does") {
+    for (const char* connector : {"second", "third"})
+      db.exec("UPDATE tunnel SET rules = '[{\"path_prefix\": \"/\", \"connector\": \"" + std::string{connector} + "\"}]'");
+    const auto r = db.exec("SELECT generation, previous_generation, previous_rules -> 0 ->> 'connector', array_to_string(retiring, ' ') FROM tunnel")[0];
+    CHECK(r[0].as<int>() == 3);
+    CHECK(r[1].as<int>() == 1);
+    CHECK(r[2].as<std::string>() == "box");
+    CHECK(r[3].as<std::string>() == "box second");
+  }
+  SECTION("a claim is of the tunnel that its uid means, and stays it") {
+    db.exec("INSERT INTO hostname_claim (hostname, project, tunnel, tunnel_uid) VALUES ('b.example.com', 'other', 'x', 'uid-acme-t')");
+    CHECK(db.value<std::string>("SELECT project || '/' || tunnel FROM hostname_claim WHERE hostname = 'b.example.com'") == "acme/t");
+    db.exec("INSERT INTO tunnel (project, name, uid) VALUES ('acme', 'u', 'uid-u')");
+    CHECK_THROWS(db.exec("UPDATE hostname_claim SET tunnel_uid = 'uid-u'"));
+  }
+}
+
 TEST_CASE("deletion leaves tombstones, for a while") {
   database db;
   instance a{db};
@@ -731,13 +531,14 @@ TEST_CASE("a dead instance is succeeded at once, a live name is refused") {
 TEST_CASE("an instance whose lock connection was ended takes the lock again") {
   database db;
   instance a{db};
-  db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%/lock'");
+  db.end_sessions("%/lock");
   CHECK(a.renew().renewed);
-  CHECK(db.value<int>("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted") == 1);
+  CHECK(db.advisory_locks() == 1);
 }
 
 TEST_CASE("an instance steps down when its place is lost, and not because the database is away") {
-  database db;
+  auto& server = own_server::get().cluster;
+  database db{server};
   std::atomic<int> lost{0};
   lease_store l{{.conninfo = db.conninfo, .name = "c", .on_lost = [&](const std::string&) { ++lost; }}};
   REQUIRE(l.start() == "");
@@ -747,28 +548,61 @@ TEST_CASE("an instance steps down when its place is lost, and not because the da
     return get(done.get_future());
   };
   SECTION("away, and back") {
-    the_server().stop();
+    server.stop();
     CHECK(renewed().error != "");
     CHECK(renewed().error != "");
-    REQUIRE(the_server().start() == 0);
+    server.start();
     CHECK(renewed().renewed);
     CHECK(lost == 0);
-    CHECK(db.value<int>("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted") == 1);
+    CHECK(db.advisory_locks() == 1);
   }
   SECTION("its row is gone") {
     db.exec("DELETE FROM instance");
     CHECK(renewed().error != "");
     CHECK(lost == 1);
   }
-  SECTION("its lock is somebody else's") {
+  SECTION("its lock is somebody else's, or its own former session's") {
+    // The server has not noticed yet that the connection is gone.
+    const bool former = GENERATE(false, true);
     pqxx::connection other{db.conninfo};
-    db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%/lock'");
+    if (former) pqxx::nontransaction{other}.exec("SET application_name = 'warrend/" + std::to_string(l.id()) + "/lock'");
+    for (const auto pid : db.processes("%/lock"))
+      if (pid != other.backendpid()) db.exec("SELECT pg_terminate_backend(" + std::to_string(pid) + ")");
     pqxx::nontransaction holder{other};
     for (bool held = false; !held;)
       held = holder.exec1("SELECT pg_try_advisory_lock(1463898707, " + std::to_string(l.id()) + ")")[0].as<bool>();
-    CHECK(renewed().error != "");
-    CHECK(lost == 1);
+    const auto view = renewed();
+    CHECK(view.renewed == former);
+    CHECK(lost == (former ? 0 : 1));
   }
+}
+
+TEST_CASE("an instance whose row the database has lost with its last second registers again") {
+  database db;
+  instance a{db};
+  const auto number = a.lease.id();
+  a.own(home);
+  db.exec("DELETE FROM instance; SELECT warren_restored()");
+  const auto view = a.renew();
+  CHECK(view.error == "");
+  CHECK(view.renewed);
+  CHECK(view.incarnation == 2);
+  CHECK(a.lost.empty());
+  CHECK(db.value<std::int64_t>("SELECT id FROM instance") == number);
+  a.own(home);
+
+  instance other{db, "b"};
+  db.exec("DELETE FROM instance WHERE name = 'a'; UPDATE instance SET name = 'a'; SELECT warren_restored()");
+  CHECK_THAT(a.renew().error, Catch::Contains("held by"));  // somebody who lives has the name now
+  CHECK_THAT(a.lost, Catch::Contains("held by"));
+}
+
+TEST_CASE("a number that was given out in a lost time, and is still in use, is not given out again") {
+  database db;
+  instance a{db};
+  db.exec("SELECT setval('instance_id', " + std::to_string(a.lease.id()) + ", false)");
+  instance b{db, "b"};
+  CHECK(b.lease.id() == a.lease.id() + 1);
 }
 
 TEST_CASE("whoever takes a partition over says its revision, and finds the tunnels that no agent holds") {
@@ -810,7 +644,7 @@ TEST_CASE("sessions that are ended are replaced and nothing is lost") {
     std::vector<std::future<save_result>> all;
     for (int i = 0; i < 50; ++i)
       all.push_back(a.begin(inserting(epoch, tunnel_row("t" + std::to_string(round) + "-" + std::to_string(i)))));
-    db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'warrend/%/lane%'");
+    db.end_sessions("warrend/%/lane%");
     for (auto& f : all) must_save(get(std::move(f)));
   }
   CHECK(db.value<int>("SELECT count(*) FROM tunnel") == 250);
@@ -819,17 +653,18 @@ TEST_CASE("sessions that are ended are replaced and nothing is lost") {
 }
 
 TEST_CASE("a database that is away is said so, and comes back by itself") {
-  database db;
+  auto& server = own_server::get().cluster;
+  database db{server};
   instance a{db};
   const auto epoch = a.own(home);
-  the_server().stop();
+  server.stop();
   CHECK(a.wait([&] { return !a.up; }, 3s));
   const auto begun = std::chrono::steady_clock::now();
   must_be<save_unavailable>(a.save(inserting(epoch, tunnel_row("t"))));
   CHECK(std::chrono::steady_clock::now() - begun < 4s);
   CHECK(a.load(load_entity{"tunnel", project, "t", home, epoch}).error != "");
   CHECK(a.renew().error != "");
-  REQUIRE(the_server().start() == 0);
+  server.start();
   CHECK(a.wait([&] { return a.up; }));
   must_save(a.save(inserting(epoch, tunnel_row("t"))));
   CHECK(a.renew().renewed);
@@ -840,8 +675,9 @@ TEST_CASE("a server process that does not answer is given up") {
   instance a{db};
   const auto epoch = a.own(home);
   const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t")))).revision;
-  const auto pid = db.value<int>("SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%/lane" +
-                                 std::to_string(home % limits::store_lanes) + "'");
+  const auto lane = db.processes("%/lane" + std::to_string(home % limits::store_lanes));
+  REQUIRE(lane.size() == 1);
+  const auto pid = lane[0];
   REQUIRE(::kill(pid, SIGSTOP) == 0);
   const auto begun = std::chrono::steady_clock::now();
   const auto answer = a.save(updating(epoch, tunnel_row("t"), rev));
@@ -856,7 +692,7 @@ TEST_CASE("another database raises the incarnation before anything is written") 
   const auto epoch = a.own(home);
   const auto rev = must_save(a.save(inserting(epoch, tunnel_row("t")))).revision;
   db.exec("UPDATE installation SET timeline = timeline + 1");
-  db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'warrend/%'");
+  db.end_sessions("warrend/%");
   must_be<save_lost>(a.save(updating(epoch, tunnel_row("t"), rev)));
   const auto later = a.own(home);
   CHECK(later > (std::int64_t{1} << 32));
