@@ -273,7 +273,7 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
             }
             answer_decided(st, t.replies);
             if (std::holds_alternative<save_conflict>(result)) {
-              st.machine = std::move(t.kept);
+              st.machine = t.fall_back();
               concluded(self, step_outcome::conflict, nullptr);
               if (st.conflict_since_ms == 0) st.conflict_since_ms = now_of(self).steady_ms;
               reload<Traits>(self, true, false);
@@ -282,17 +282,17 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
               answer_all(self, errc::not_owner, "the partition has moved");
               self->quit();
             } else if (auto* refused = std::get_if<save_refused>(&result)) {
-              st.machine = std::move(t.kept);
+              st.machine = t.fall_back();
               concluded(self, step_outcome::refused, nullptr);
               handle<Traits>(self, Traits::on_failed(std::string{to_string(refused->code)},
                                                      refused->field, refused->message));
             } else if (auto* replayed = std::get_if<save_replayed>(&result)) {
-              st.machine = std::move(t.kept);
+              st.machine = t.fall_back();
               concluded(self, step_outcome::replayed, nullptr);
               if (!t.replies.empty()) reply_to(st, t.replies.front().ticket, std::move(replayed->reply));
               handle<Traits>(self, Traits::on_failed("replayed", "", ""));
             } else {
-              st.machine = std::move(t.kept);
+              st.machine = t.fall_back();
               concluded(self, step_outcome::unavailable, nullptr);
               handle<Traits>(self, Traits::on_failed("unavailable", "",
                                                      std::get<save_unavailable>(result).message));

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <string_view>
 #include <tuple>
+#include <unordered_map>
 #include <vector>
 
 #include <fmt/format.h>
@@ -84,6 +86,13 @@ void fill_set(busv1::AttachmentSet& set, const state& s) {
 }
 
 void hear_held(state& s, std::int64_t generation) {
+  // A number of a former life of the database. One that is not stored was lost with it: the agent holds another set
+  // than we know, and takes none with a lower number for a newer one.
+  if (const auto ours = s.incarnation() << 32; exists(s) && generation < ours && generation > s.row().attached_generation()) {
+    const bool lost = generation > s.row().attachment_generation();
+    if (lost) s.set_set_changed_by_rival(true);
+    if (lost || s.row().attachment_generation() > ours) return;
+  }
   if (generation >= s.held_generation()) {
     s.set_held_generation(generation);
     s.set_lower_seen(false);
@@ -95,10 +104,6 @@ void hear_held(state& s, std::int64_t generation) {
     s.set_lower_seen(true);
     s.set_lower_generation(generation);
   }
-  // It holds a set that the database has lost, and takes none with a lower number for a newer one.
-  if (exists(s) && s.held_generation() > s.row().attachment_generation() &&
-      s.row().attachment_generation() < s.incarnation() << 32)
-    s.set_set_changed_by_rival(true);
 }
 
 void hear_targets(state& s, const google::protobuf::RepeatedPtrField<busv1::TargetState>& targets) {
@@ -175,9 +180,10 @@ void plan_wishes(const state& s, state& after, plan& p) {
       const auto key = attachment_key(a.tunnel_uid(), a.tunnel_generation());
       owe_state(after, a.tunnel(), a.tunnel_uid(), a.tunnel_generation());
       ++done;
-      auto it = s.attachments().find(key);
+      const auto it = after.attachments().find(key);
+      const bool fresh = it == after.attachments().end();
       v1::AttachmentRow row;
-      if (it != s.attachments().end()) row = it->second;
+      if (!fresh) row = it->second;
       row.set_partition(s.partition());
       row.set_project(s.project());
       row.set_connector(s.name());
@@ -185,18 +191,19 @@ void plan_wishes(const state& s, state& after, plan& p) {
       row.set_tunnel_generation(a.tunnel_generation());
       row.set_tunnel(a.tunnel());
       *row.mutable_rules() = a.rules();
-      if (it != s.attachments().end() && same(row, it->second) && row.attachment_generation() != never_attached) continue;
+      if (!fresh && same(row, it->second) && row.attachment_generation() != never_attached) continue;
       row.set_attachment_generation(change.generation());
       row.set_target_state("Unknown");
       row.clear_target_message();
       *change.add_attached() = attachment_of(row);
-      (*after.mutable_attachments())[key] = row;
-      p.children[key] = it == s.attachments().end() ? write_of(row_write::op::insert, row, 0)
-                                                    : write_of(row_write::op::update, row, it->second.version());
+      p.before.emplace(key, fresh ? std::nullopt : std::optional{it->second});
+      p.children[key] = fresh ? write_of(row_write::op::insert, row, 0)
+                              : write_of(row_write::op::update, row, it->second.version());
+      (*after.mutable_attachments())[key] = std::move(row);
     } else {
       const auto& d = w.detach();
       std::vector<const v1::AttachmentRow*> going;
-      for (const auto& [key, a] : s.attachments())
+      for (const auto& [key, a] : after.attachments())
         if (a.tunnel_uid() == d.tunnel_uid() &&
             (d.below_generation() == 0 || a.tunnel_generation() < d.below_generation()))
           going.push_back(&a);
@@ -211,28 +218,36 @@ void plan_wishes(const state& s, state& after, plan& p) {
       waiting->set_tunnel(d.tunnel());
       waiting->set_tunnel_uid(d.tunnel_uid());
       waiting->set_below_generation(d.below_generation());
-      waiting->set_generation(going.empty() ? s.row().attachment_generation() : change.generation());
+      const bool goes_already = std::any_of(change.detached().begin(), change.detached().end(), [&](const auto& each) {
+        return each.tunnel_uid() == d.tunnel_uid() &&
+               (d.below_generation() == 0 || each.tunnel_generation() < d.below_generation());
+      });
+      waiting->set_generation(going.empty() && !goes_already ? s.row().attachment_generation() : change.generation());
       for (const auto* a : going) {
         const auto key = attachment_key(a->tunnel_uid(), a->tunnel_generation());
-        if (p.children.contains(key)) continue;  // two tunnels cannot share it, two wishes can
         auto* gone = change.add_detached();
         gone->set_tunnel_uid(a->tunnel_uid());
         gone->set_tunnel_generation(a->tunnel_generation());
         p.children[key] = write_of(row_write::op::erase, *a, a->version());
+        p.before.emplace(key, *a);
         after.mutable_attachments()->erase(key);
       }
     }
   }
   after.mutable_wishes()->DeleteSubrange(0, done);
   // What a rival wrote is held by no agent and was asked for by no tunnel: it goes, and who wants it asks again.
+  std::vector<std::string> of_rivals;
+  for (const auto& [key, a] : after.attachments())
+    if (a.attachment_generation() == never_attached) of_rivals.push_back(key);
   bool more_of_rivals = false;
-  for (const auto& [key, a] : s.attachments()) {
-    if (a.attachment_generation() != never_attached || p.children.contains(key)) continue;
+  for (const auto& key : of_rivals) {
     if (p.children.size() >= std::size_t{2 * limits::attachment_batch}) {
       more_of_rivals = true;
       break;
     }
+    const auto a = after.attachments().at(key);
     p.children[key] = write_of(row_write::op::erase, a, a.version());
+    p.before.emplace(key, a);
     after.mutable_attachments()->erase(key);
     owe_state(after, a.tunnel(), a.tunnel_uid(), a.tunnel_generation());
   }
@@ -247,11 +262,11 @@ void plan_wishes(const state& s, state& after, plan& p) {
   }
 }
 
-void plan_targets(const state& s, state& after, plan& p) {
+void plan_targets(state& after, plan& p) {
   after.set_targets_changed(false);
-  std::map<std::string, const busv1::TargetState*> worst;
-  for (const auto& [key, target] : s.targets()) {
-    const auto attachment = attachment_key(target.tunnel_uid(), target.tunnel_generation());
+  std::unordered_map<std::string_view, const busv1::TargetState*> worst;
+  for (const auto& [key, target] : after.targets()) {
+    const auto attachment = std::string_view{key}.substr(0, key.rfind('/'));  // the last part is the rule
     auto [it, fresh] = worst.try_emplace(attachment, &target);
     if (fresh) continue;
     const bool other = it->second->state() == target.state()
@@ -259,13 +274,15 @@ void plan_targets(const state& s, state& after, plan& p) {
                            : protocol::worse_target_state(it->second->state(), target.state()) == target.state();
     if (other) it->second = &target;
   }
-  for (const auto& [key, target] : worst) {
+  for (const auto& [of, target] : worst) {
+    const std::string key{of};
     auto it = after.mutable_attachments()->find(key);
     if (it == after.mutable_attachments()->end()) continue;
     auto& row = it->second;
     if (row.target_state() == target->state() && row.target_message() == target->message()) continue;
     auto planned = p.children.find(key);
     if (planned != p.children.end()) continue;  // its rules are new: this was said of the former ones
+    p.before.emplace(key, row);
     row.set_target_state(target->state());
     row.set_target_message(target->message());
     p.children[key] = write_of(row_write::op::update, row, row.version());

@@ -32,10 +32,10 @@ void answer_wishes(state& s);
 // ---- what is to be stored ----
 
 /// Takes as many wishes of one kind as fit into one step of the set; those that the rows fulfil already are
-/// done. Works on `after`, what is to be stored goes into `p`.
+/// done. Works on `after`, which has the attachments; what is to be stored goes into `p`.
 void plan_wishes(const state& s, state& after, plan& p);
 /// The state of each target as its rules' worst, into the attachments that say something else.
-void plan_targets(const state& s, state& after, plan& p);
+void plan_targets(state& after, plan& p);
 
 // ---- what is owed ----
 

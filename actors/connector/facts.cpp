@@ -53,12 +53,31 @@ row_write write_of(row_write::op what, const v1::AttachmentRow& row, std::int64_
   return w;
 }
 
+state lend(state& s) {
+  state out;
+  out.mutable_attachments()->swap(*s.mutable_attachments());
+  out.mutable_targets()->swap(*s.mutable_targets());
+  out.MergeFrom(s);
+  return out;
+}
+
 void begin_save(transition& t, save_request save, state after, std::string_view what) {
   t.next.set_saving(std::string{what});
   t.kept = std::move(t.next);
   t.next = std::move(after);
   t.next.set_saving(std::string{what});
   t.save = std::move(save);
+}
+
+void begin_save(transition& t, save_request save, state after, std::string_view what, decltype(plan::before) before) {
+  begin_save(t, std::move(save), std::move(after), what);
+  t.give_back = [before = std::move(before)](state& next, state& kept) {
+    kept.mutable_attachments()->swap(*next.mutable_attachments());
+    kept.mutable_targets()->swap(*next.mutable_targets());
+    for (const auto& [key, row] : before)
+      if (row) (*kept.mutable_attachments())[key] = *row;
+      else kept.mutable_attachments()->erase(key);
+  };
 }
 
 }  // namespace warren::connector

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -41,7 +42,11 @@ busv1::AgentCommand next_command(state& s);
 struct plan {
   v1::ConnectorRow row;
   std::map<std::string, row_write> children;  // by attachment key
+  std::map<std::string, std::optional<v1::AttachmentRow>> before;  // of the attachments that change; none: there was none
 };
+
+/// A copy of `s` that has its attachments and targets instead of it: they are as many as there are tunnels.
+state lend(state& s);
 
 /// `routes`: gateways have to know.
 row_write write_of(row_write::op what, const v1::ConnectorRow& row, std::int64_t expected, bool routes);
@@ -49,5 +54,7 @@ row_write write_of(row_write::op what, const v1::AttachmentRow& row, std::int64_
 
 /// Ends the step: `after` follows when `save` was stored, what the transition held until here when not.
 void begin_save(transition& t, save_request save, state after, std::string_view what);
+/// The same, where `after` has been lent by it and has changed the attachments in `before`.
+void begin_save(transition& t, save_request save, state after, std::string_view what, decltype(plan::before) before);
 
 }  // namespace warren::connector

@@ -20,6 +20,8 @@ std::int64_t interval_of(const state& s) {
 
 std::int64_t overdue_at(const state& s) { return s.heard_ms() + interval_of(s) * 3 / 2; }
 
+bool in_grace(const state& s, moment now) { return now.steady_ms < s.grace_until_ms(); }
+
 /// Whatever was not heard until here does not count. Offline ones are called by their partition, a few at a time.
 void begin_lease(state& s, moment now) {
   s.set_lease_from_ms(now.steady_ms);
@@ -68,8 +70,19 @@ std::uint64_t say_dial(transition& t) {
 
 bool heard_since_lease(const state& s) { return s.heard_ms() != 0 && s.heard_ms() >= s.lease_from_ms(); }
 
+void notice_delay(state& s, moment now) {
+  if (s.wake_due_ms() == 0 || now.steady_ms < s.wake_due_ms()) return;
+  const bool late = now.steady_ms > s.wake_due_ms() + ms(limits::own_delay_max);
+  s.set_wake_due_ms(0);
+  if (!late) return s.set_delays(0);
+  if (s.delays() >= limits::own_delays_max) return;
+  s.set_delays(s.delays() + 1);
+  s.set_grace_until_ms(now.steady_ms + ms(limits::own_delay_grace));
+}
+
 bool is_silent(const state& s, moment now) {
   if (s.bus_down() || !s.silence().empty()) return false;
+  if (in_grace(s, now) && !s.silent_reported()) return false;
   return s.call_unanswered() || (heard_since_lease(s) && now.steady_ms >= overdue_at(s));
 }
 
@@ -124,7 +137,7 @@ void hear_disconnected(state& s) { s.set_disconnect_heard(true); }
 
 void pass_time(state& s, moment now) {
   if (!exists(s)) return;
-  if (s.roll_call() && s.report_first_ms() != 0 &&
+  if (s.roll_call() && s.report_first_ms() != 0 && !in_grace(s, now) &&
       now.steady_ms >= s.report_first_ms() + ms(limits::roll_call_answer)) {
     s.set_roll_call(false);
     s.set_call_unanswered(s.silence().empty());
@@ -136,7 +149,7 @@ void pass_time(state& s, moment now) {
     s.set_suspicion_serial(0);
   }
   if (s.suspicion_serial() != 0 && now.steady_ms >= s.dial_until_ms()) end_suspicion(s);
-  if (s.silence().empty() && !s.bus_down() && !s.mass_silence() &&
+  if (s.silence().empty() && !s.bus_down() && !s.mass_silence() && !in_grace(s, now) &&
       now.steady_ms > heard_from(s) + s.row().lease_duration_ms()) {
     s.set_silence(std::string{lease_expired});
     end_suspicion(s);
@@ -230,7 +243,8 @@ void owe_silence(transition& t, moment now) {
 void arm_liveness(transition& t, moment now) {
   const state& s = t.next;
   if (!s.silence().empty() || s.bus_down()) return;
-  if (!s.mass_silence()) want_wake(t, heard_from(s) + s.row().lease_duration_ms() + 1);
+  if (in_grace(s, now)) want_wake(t, s.grace_until_ms());
+  if (!s.mass_silence()) want_wake(t, std::max(heard_from(s) + s.row().lease_duration_ms() + 1, s.grace_until_ms()));
   if (!s.row().online()) return;
   if (heard_since_lease(s) && now.steady_ms < overdue_at(s)) want_wake(t, overdue_at(s));
   if (const auto due = suspicion_due(s, now); due != never_ms) want_wake(t, std::max(now.steady_ms + 1, due));

@@ -29,6 +29,9 @@ void hear_disconnected(state& s);
 void hear_dialed(state& s, const v1::Dialed& d, moment now);
 void hear_mass_silence(state& s, const v1::MassSilence& m, moment now);
 void hear_bus(state& s, const v1::BusState& b, moment now);
+/// To be called before anything else: whether the wake that was asked for has come in time. What an agent says while
+/// we are stopped or starved waits behind the wakes, and must not be taken for silence.
+void notice_delay(state& s, moment now);
 /// What the clock alone decides.
 void pass_time(state& s, moment now);
 

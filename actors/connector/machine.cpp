@@ -47,6 +47,8 @@ void begin_life(state& s, const event& e, moment now) {
   s.clear_detaching();
   s.set_addressing_changed(true);
   s.set_heard_ms(0);
+  s.set_wake_due_ms(0);
+  s.set_grace_until_ms(0);
   s.set_agent_interval_ms(0);
   s.set_said_bye(false);
   s.set_proved_addresses("");
@@ -247,6 +249,7 @@ transition step(state before, const event& e, moment now) {
   transition t;
   t.next = std::move(before);
   state& s = t.next;
+  notice_delay(s, now);
   switch (e.event_case()) {
     case event::kCommand: hear_command(t, e); break;
     case event::kHello: hear_hello(t, e.hello(), e, now); break;
@@ -274,6 +277,7 @@ transition step(state before, const event& e, moment now) {
     case event::EVENT_NOT_SET: break;
   }
   settle(t, now);
+  if (!t.save) t.next.set_wake_due_ms(t.wake_at_ms);
   return t;
 }
 

@@ -59,7 +59,11 @@ void plan_row(const state& s, plan& p, moment now) {
   if (s.proved_dialable() && s.proved_addresses() == addresses_of(row)) row.set_dialable(true);
   // The agent's word counts for what it can hold. A number from a history that was lost says nothing: until it has
   // answered with one of ours, what it had acknowledged before holds.
-  if (s.held_generation() <= row.attachment_generation()) row.set_attached_generation(s.held_generation());
+  const auto ours = s.incarnation() << 32;
+  const bool lost = s.held_generation() > row.attachment_generation() ||
+                    (s.held_generation() < ours && row.attachment_generation() >= ours &&
+                     s.held_generation() > row.attached_generation());
+  if (!lost) row.set_attached_generation(s.held_generation());
 
   const bool accepted = is_true(conditions, "Accepted");
   const bool addressed = !row.home_relay().empty() || row.addresses_size() > 0;
@@ -91,15 +95,15 @@ bool same_spec(const v1::ConnectorRow& a, const v1::ConnectorRow& b) {
 }
 
 void reconcile(transition& t, moment now) {
-  const state& s = t.next;
-  plan p{s.row(), {}};
+  state& s = t.next;
+  plan p{s.row(), {}, {}};
   const bool welcome = s.has_welcome() && !s.welcome().stored();
   if (welcome) plan_session(s, p.row);
   std::optional<state> after;
   if (s.wishes_size() > 0 || s.targets_changed() || s.set_changed_by_rival()) {
-    after = s;
+    after = lend(s);
     plan_wishes(s, *after, p);
-    if (s.targets_changed()) plan_targets(s, *after, p);
+    if (s.targets_changed()) plan_targets(*after, p);
   }
   plan_row(s, p, now);
   const bool row_changed = !same(p.row, s.row());
@@ -110,7 +114,7 @@ void reconcile(transition& t, moment now) {
     t.next.set_spec_changed_by_rival(false);
     return;
   }
-  if (!after) after = s;
+  if (!after) after = lend(s);
   save_request save;
   save.write = welcome                                           ? "connector_session"
                : p.row.attachment_generation() != s.row().attachment_generation() ? "connector_attachments"
@@ -142,7 +146,7 @@ void reconcile(transition& t, moment now) {
   after->set_spec_changed_by_rival(false);
   *after->mutable_row() = std::move(p.row);
   state next = std::move(*after);
-  begin_save(t, std::move(save), std::move(next), "status");
+  begin_save(t, std::move(save), std::move(next), "status", std::move(p.before));
 }
 
 }  // namespace warren::connector

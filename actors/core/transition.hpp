@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "actors/core/save.hpp"
@@ -22,11 +24,19 @@ struct answer {
 template <class State, class Announcement> struct transition {
   State next;                           ///< the state after it
   State kept;                           ///< the state to go on from when the save did not happen; unused without one
+  /// Moves back into `kept` what it has lent to `next` because it is too large to copy; none: nothing.
+  std::function<void(State& next, State& kept)> give_back;
   std::optional<save_request> save;     ///< rows to write, in one transaction
   std::vector<Announcement> announce;   ///< messages to other actors, commands to agents
   std::int64_t wake_at_ms = 0;          ///< steady clock: call again at the latest; 0: nothing is due
   std::vector<answer> replies;          ///< answers to whoever asked
   bool gone = false;                    ///< the entity no longer exists and owes nothing: the actor ends
+
+  /// The save did not happen: `kept`, whole.
+  State fall_back() {
+    if (give_back) give_back(next, kept);
+    return std::move(kept);
+  }
 };
 
 /// The delay before try number `tries` (1 …): doubling from `first` to at most `max`, full jitter.

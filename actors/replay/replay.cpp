@@ -142,7 +142,7 @@ template <class Machine> void replayer::play(v1::Run& run) {
           ++totals_.saves;
           Machine::adopt(t.next, saved{step.revision(), {step.rows().begin(), step.rows().end()}});
         }
-        state = t.save && was_kept(step.outcome()) ? std::move(t.kept) : std::move(t.next);
+        state = t.save && was_kept(step.outcome()) ? t.fall_back() : std::move(t.next);
         if (over && !t.save && step.outcome() != "done")
           differs(fmt::format("replaying saves nothing; recorded was a save ({})", step.outcome()));
         if (over && t.save && step.outcome() == "done")

@@ -244,8 +244,20 @@ TEST_CASE("heartbeats come at the interval told, give or take a tenth, whatever 
     w.advance(wait);
     CHECK(w.beat().sequence() > sequence);
     CHECK(w.beat().sent_at_ms() == w.now.wall_ms);
+    CHECK(w.beat().interval_ms() == 2'000);
     sequence = w.beat().sequence();
   }
+}
+
+TEST_CASE("an owner with another interval is obeyed at once, and the heartbeat says so") {
+  world w;
+  w.greet();
+  auto c = world::command(1);
+  c.mutable_interval()->set_heartbeat_interval_ms(500);
+  w.tell(c);
+  CHECK(w.reply().error().empty());
+  CHECK(w.beat().interval_ms() == 500);
+  CHECK(*w.agent.deadline() - w.now.steady_ms <= 550);
 }
 
 TEST_CASE("a muted agent sends no heartbeat and obeys") {

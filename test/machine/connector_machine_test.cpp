@@ -113,14 +113,14 @@ struct world {
       if (t.save) {
         if (conflicts > 0) {
           --conflicts;
-          s = t.kept;
+          s = t.fall_back();
           if (row) row->set_version(++revision);  // a rival was here
           *e.mutable_reloaded() = rows();
           e.mutable_reloaded()->set_conflict(true);
           continue;
         }
         if (failure) {
-          s = t.kept;
+          s = t.fall_back();
           *e.mutable_failed() = *failure;
           failure.reset();
           continue;
@@ -577,8 +577,10 @@ TEST_CASE_METHOD(world, "connector: sessions that are not known") {
   CHECK(all<connector::agent_reply>().size() == 1);  // at most once a second
   CHECK(writes.empty());
   // A forged message of the current session does not keep it alive.
-  at(now.steady_ms + 30'001);
-  text("heartbeat { heartbeat { version: 1 session: 1 token: '" + std::string(64, 'f') + "' } }");
+  for (int second = 0; second < 31; ++second) {
+    pass(1000);
+    text("heartbeat { heartbeat { version: 1 session: 1 token: '" + std::string(64, 'f') + "' } }");
+  }
   CHECK_FALSE(row->online());
 }
 
@@ -603,9 +605,9 @@ TEST_CASE_METHOD(world, "connector: the lease ends exactly") {
   heartbeat();
   const auto last = now.steady_ms;
   const auto lease = row->lease_duration_ms();
-  SECTION("1 ms before") { at(last + lease - 1); wake(); CHECK(row->online()); }
+  SECTION("1 ms before") { pass(lease - 1); wake(); CHECK(row->online()); }
   SECTION("at it") {
-    at(last + lease);
+    pass(lease);
     wake();
     CHECK(row->online());
     CHECK(wake_at == last + lease + 1);
@@ -655,6 +657,53 @@ TEST_CASE_METHOD(world, "connector: a takeover gives a full lease and calls the 
   }
 }
 
+TEST_CASE_METHOD(world, "connector: after a takeover nothing is written that the rows say already") {
+  dialable();
+  attach("t1");
+  attach("t2");
+  heartbeat(row->attachment_generation());
+  busv1::AgentEvent reached;
+  reached.mutable_report()->set_attached_generation(s.held_generation());
+  for (const auto* uid : {"t1", "t2"}) {
+    auto* target = reached.mutable_report()->add_targets();
+    target->set_tunnel_uid(uid);
+    target->set_tunnel_generation(1);
+    target->set_state("Reachable");
+  }
+  agent_says(reached);
+  REQUIRE(attachments.at("t2/1").target_state() == "Reachable");
+  forget();
+
+  const auto held = s.held_generation();
+  takeover(GENERATE(500, 2000, 5000));
+  pass(700);
+  const auto calls = commands(busv1::AgentCommand::kReport);
+  REQUIRE(calls.size() == 1);
+  event e;
+  auto& r = *e.mutable_command_reply();
+  r.set_version(1);
+  r.set_session(row->session());
+  r.set_token(token);
+  r.set_command_id(calls[0].command_id());
+  r.set_attached_generation(held);
+  *r.mutable_report() = reached.report();
+  r.mutable_report()->set_full(true);
+  *r.mutable_report()->mutable_addressing()->mutable_addresses() = row->addresses();
+  say(e);
+  attach("t1");  // its tunnel asks again
+  agent_interval = 2000;
+  for (int beats = 0; beats < 20; ++beats) {
+    heartbeat(held);
+    pass(2000);
+  }
+  text("mass_silence { on: true }");
+  heartbeat(held);
+  text("mass_silence { on: false }");
+  CHECK(writes.empty());
+  CHECK(all<connector::dial>().empty());
+  CHECK(row->online());
+}
+
 TEST_CASE_METHOD(world, "connector: an owner with another heartbeat interval says so, and judges by the agent's until it has it") {
   dialable();
   heartbeat();
@@ -701,6 +750,56 @@ TEST_CASE_METHOD(world, "connector: an owner with another heartbeat interval say
     heartbeat();
     pass(30'001);
     CHECK_FALSE(row->online());
+  }
+}
+
+TEST_CASE_METHOD(world, "connector: our own delay is not the agent's silence") {
+  dialable();
+  heartbeat();
+  const auto last = now.steady_ms;
+  const auto look_at = [&](std::int64_t steady) {
+    at(steady);
+    wake();
+  };
+  SECTION("what it said while we were stopped is waited for") {
+    look_at(last + 5000);
+    CHECK(all<connector::silence_told>().empty());
+    CHECK(all<connector::dial>().empty());
+    heartbeat();
+    pass(2999);
+    CHECK(all<connector::dial>().empty());
+  }
+  SECTION("when it has said nothing, silence counts after that") {
+    look_at(last + 5000);
+    pass(499);
+    CHECK(all<connector::dial>().empty());
+    pass(1);
+    CHECK(all<connector::dial>().size() == 1);
+  }
+  SECTION("neither does its lease end unheard") {
+    look_at(last + 32'000);
+    CHECK(row->online());
+    heartbeat();
+    pass(2000);
+    CHECK(row->online());
+    CHECK(writes.empty());
+  }
+  SECTION("but it ends") {
+    look_at(last + 32'000);
+    pass(500);
+    CHECK_FALSE(row->online());
+  }
+  SECTION("a wake a little late is none") {
+    look_at(last + 3000 + limits::own_delay_max / 1ms);
+    CHECK(all<connector::dial>().size() == 1);
+  }
+  SECTION("an owner that is always late decides in the end") {
+    for (int n = 0; n < limits::own_delays_max; ++n) {
+      look_at(wake_at + 200);
+      CHECK(all<connector::dial>().empty());
+    }
+    look_at(wake_at + 200);
+    CHECK(all<connector::dial>().size() == 1);
   }
 }
 
@@ -1102,6 +1201,93 @@ TEST_CASE_METHOD(world, "connector: detaching") {
     CHECK(writes.empty());
     REQUIRE(all<v1::AttachmentState>().size() == 1);
     CHECK(all<v1::AttachmentState>()[0].gone());
+  }
+}
+
+TEST_CASE_METHOD(world, "connector: two detachments in one step both wait for the agent") {
+  online();
+  attach("t1", 1);
+  attach("t1", 2);
+  heartbeat(2);
+  forget();
+  v1::Failed away;
+  away.set_code("unavailable");
+  failure = away;
+  detach("t1", 2);
+  failure = away;
+  detach("t1");
+  pass(5000);
+  CHECK(attachments.empty());
+  CHECK(std::count(writes.begin(), writes.end(), "connector_attachments") == 1);
+  CHECK(std::none_of(said.begin(), said.end(), [](const auto& a) {
+    const auto* state = std::get_if<v1::AttachmentState>(&a);
+    return state != nullptr && state->gone();
+  }));
+  heartbeat(3);
+  CHECK(all<v1::AttachmentState>().size() == 2);
+}
+
+TEST_CASE_METHOD(world, "connector: a save that did not happen has changed nothing") {
+  online();
+  attach("t1", 1);
+  attach("t2", 1);
+  heartbeat(row->attachment_generation());
+  const auto target = [&](const std::string& uid, const std::string& is) {
+    busv1::AgentEvent e;
+    e.mutable_report()->set_attached_generation(s.held_generation());
+    auto* t = e.mutable_report()->add_targets();
+    t->set_tunnel_uid(uid);
+    t->set_tunnel_generation(1);
+    t->set_state(is);
+    agent_says(e);
+  };
+  target("t1", "Reachable");
+  const auto before = s;
+  const auto whole = [&] {
+    REQUIRE(s.attachments_size() == before.attachments_size());
+    for (const auto& [k, a] : before.attachments()) {
+      REQUIRE(s.attachments().contains(k));
+      CHECK(s.attachments().at(k).SerializeAsString() == a.SerializeAsString());
+    }
+    for (const auto& [k, t] : before.targets()) {
+      REQUIRE(s.targets().contains(k));
+      CHECK(s.targets().at(k).SerializeAsString() == t.SerializeAsString());
+    }
+  };
+  v1::Failed away;
+  away.set_code("unavailable");
+  failure = away;
+  SECTION("an attachment") {
+    attach("t3", 1);
+    whole();
+    pass(5000);
+    CHECK(attachments.size() == 3);
+  }
+  SECTION("one with other rules") {
+    attach("t1", 1, "http://localhost:81");
+    whole();
+    pass(5000);
+    CHECK(attachments.at("t1/1").rules(0).target() == "http://localhost:81");
+  }
+  SECTION("a detachment") {
+    detach("t1");
+    whole();
+    pass(5000);
+    CHECK(attachments.size() == 1);
+  }
+  SECTION("what is told of a target") {
+    target("t2", "Unreachable");
+    CHECK(s.attachments().at("t2/1").target_state() == "Unknown");
+    CHECK(s.attachments_size() == 2);
+    pass(5000);
+    CHECK(attachments.at("t2/1").target_state() == "Unreachable");
+  }
+  SECTION("the end of the agent") {
+    bye();
+    whole();
+    pass(5000);
+    CHECK_FALSE(row->online());
+    CHECK(s.attachments_size() == 2);
   }
 }
 

@@ -257,6 +257,7 @@ TEST_CASE("heartbeat") {
   beat.set_digest(digest);
   auto table = session_faults<busv1::Heartbeat>();
   add<busv1::Heartbeat>(table, "sequence", [](auto& b) { b.set_sequence(-1); });
+  add<busv1::Heartbeat>(table, "interval_ms", [](auto& b) { b.set_interval_ms(-1); });
   add<busv1::Heartbeat>(table, "sent_at_ms", [](auto& b) { b.set_sent_at_ms(-1); });
   add<busv1::Heartbeat>(table, "attached_generation", [](auto& b) { b.set_attached_generation(-1); });
   add<busv1::Heartbeat>(table, "digest", [](auto& b) { b.clear_digest(); });
