@@ -307,26 +307,31 @@ view::applied view::apply(const busv1::Revision& hint, std::int64_t steady_ms, s
     p.incarnation = hint.incarnation();
     if (hint.revision() <= p.revision) {
       if (hint.revision() == p.revision) p.heard_at_ms = steady_ms;
-      return applied::known;
+      if (hint.epoch() <= p.epoch) return applied::known;
+      p.epoch = hint.epoch();
+      w.revision = p.revision;
+      w.change.owner = true;
+    } else {
+      if (hint.revision() != p.revision + 1 || hint.truncated() || hint.rows_size() == 0) return applied::gap;
+      p.revision = hint.revision();
+      p.epoch = std::max(p.epoch, hint.epoch());
+      p.heard_at_ms = steady_ms;
+      for (const auto& row : hint.rows())
+        if (row.has_tombstone()) forget(w, row.tombstone());
+      for (const auto& row : hint.rows()) apply_row(w, row, false);
+      derive(w);
     }
-    if (hint.revision() != p.revision + 1 || hint.truncated() || hint.rows_size() == 0) return applied::gap;
-    p.revision = hint.revision();
-    p.epoch = std::max(p.epoch, hint.epoch());
-    p.heard_at_ms = steady_ms;
-    for (const auto& row : hint.rows())
-      if (row.has_tombstone()) forget(w, row.tombstone());
-    for (const auto& row : hint.rows()) apply_row(w, row, false);
-    derive(w);
     finish(w);
   }
   notify(w.change);
+  if (w.change.owner) return applied::known;
   wake(hint.partition(), hint.revision());
   return applied::yes;
 }
 
 void view::apply_fetched(partition_id partition, bool complete, revision_t revision, epoch_t epoch,
                          const std::vector<v1::Row>& rows, std::int64_t steady_ms, std::int64_t wall_ms,
-                         revision_t tombstones_from) {
+                         revision_t tombstones_from, std::int64_t incarnation) {
   work w{.partition = partition, .revision = revision, .steady_ms = steady_ms, .wall_ms = wall_ms};
   {
     std::unique_lock lock{mutex_};

@@ -132,6 +132,7 @@ struct change_set {
   std::set<std::string> hostnames;       ///< claims that changed
   std::set<std::string> gateways, gateway_classes, connector_classes;
   bool acks = false;                     ///< only acknowledgements moved
+  bool owner = false;                    ///< the partition has another owner; all else is as it was
   std::uint64_t serial = 0;              ///< counts change_sets
   /// What `tunnels` and `connectors` were; nullptr: they did not exist.
   std::map<entity_key, row_ptr<v1::TunnelRow>> tunnels_before;
