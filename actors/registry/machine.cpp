@@ -7,6 +7,7 @@
 #include <google/protobuf/util/message_differencer.h>
 
 #include "actors/core/pending.hpp"
+#include "actors/registry/spec.hpp"
 
 namespace warren::registry {
 
@@ -24,15 +25,16 @@ std::int64_t version_of(const v1::Row& row) {
                                    : row.connector_class().version();
 }
 
-std::string json_of(const v1::Row& row) {
+/// For the audit trail. What is written gets its revision from the store, so none is shown.
+std::string json_of(v1::Row row) {
   std::string out;
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
-  const google::protobuf::Message* m = &row;
-  if (row.has_gateway()) m = &row.gateway();
-  else if (row.has_gateway_class()) m = &row.gateway_class();
-  else if (row.has_connector_class()) m = &row.connector_class();
-  (void)google::protobuf::util::MessageToJsonString(*m, &out, options);
+  visit_row(row, [&](auto& r) {
+    r.clear_version();
+    r.clear_route_version();
+    (void)google::protobuf::util::MessageToJsonString(r, &out, options);
+  });
   return out;
 }
 
@@ -101,6 +103,22 @@ v1::Row blank(const std::string& kind) {
   return row;
 }
 
+/// Brings the spec of a creation or an update into its one spelling; or what is wrong with it.
+std::optional<violation> canonicalised(v1::Command& c) {
+  const auto judge = [](auto& put, bool all) {
+    const std::vector<std::string> mask{put.update_mask().begin(), put.update_mask().end()};
+    if (!all && mask.empty()) return std::vector<violation>{};
+    return canonicalise(*put.mutable_spec(), all ? std::vector<std::string>{} : mask);
+  };
+  std::vector<violation> wrong;
+  if (c.has_create_gateway()) wrong = canonicalise(*c.mutable_create_gateway()->mutable_spec());
+  if (c.has_update_gateway()) wrong = judge(*c.mutable_update_gateway(), false);
+  if (c.has_put_gateway_class()) wrong = judge(*c.mutable_put_gateway_class(), c.put_gateway_class().create());
+  if (c.has_put_connector_class()) wrong = judge(*c.mutable_put_connector_class(), c.put_connector_class().create());
+  if (wrong.empty()) return std::nullopt;
+  return wrong.front();
+}
+
 struct decided {
   std::optional<v1::Reply> reply;
   std::optional<save_request> save;
@@ -121,7 +139,8 @@ save_request save_of(const state& s, const v1::Command& c, row_write::op what, c
 }
 
 decided decide(const state& s, const v1::PendingCommand& p, moment now) {
-  const auto& c = p.command();
+  auto c = p.command();
+  const auto wrong = canonicalised(c);
   const auto w = wish_of(c);
   if (!w.create && !s.has_row())
     return {error_reply(errc::not_found, "name", "there is no such " + s.kind()), {}, {}};
@@ -137,6 +156,7 @@ decided decide(const state& s, const v1::PendingCommand& p, moment now) {
       return {error_reply(errc::failed_precondition, "name", "the class default stays"), {}, {}};
     return {std::nullopt, save_of(s, c, row_write::op::erase, s.row(), json_of(s.row()), ""), {}};
   }
+  if (wrong) return {error_reply(errc::invalid, wrong->field, wrong->message), {}, {}};
   v1::Row row = w.create ? blank(s.kind()) : s.row();
   if (w.create) {
     for (const auto& field : fields_of(s.kind())) put_field(row, c, field);

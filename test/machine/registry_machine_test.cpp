@@ -324,3 +324,63 @@ TEST_CASE("commands wait in order until the row is read, and no more than fit") 
   CHECK(t.kept.pending(0).ticket() == 2);
   CHECK(t.next.pending(0).ticket() == 3);
 }
+
+TEST_CASE("a spec that came around the API is judged by the same rules, and stored in its one spelling") {
+  play p;
+  auto c = put(true);
+  c.mutable_put_gateway_class()->mutable_spec()->set_dial_mode("elsewhere");
+  const auto bad = p.step(p.event(c));
+  CHECK_FALSE(bad.save);
+  CHECK(code(bad) == "invalid");
+  CHECK(bad.replies[0].reply.field() == "dial_mode");
+  CHECK(bad.gone);
+  c = put(true);
+  c.mutable_put_gateway_class()->mutable_spec()->clear_dial_mode();
+  c.mutable_put_gateway_class()->mutable_spec()->set_listen(0, "[0:0::1]:80");
+  c.mutable_put_gateway_class()->mutable_spec()->set_stream_idle_timeout_ms(0);
+  const auto t = p.commit(c);
+  REQUIRE(t.save);
+  const auto& row = t.save->rows[0].row.gateway_class();
+  CHECK(row.dial_mode() == "direct");
+  CHECK(row.listen(0) == "[::1]:80");
+  CHECK(row.stream_idle_timeout_ms() == 300'000);
+  // Of an update only what the mask names counts.
+  auto change = put(false, {"stream_idle_timeout_ms"});
+  change.mutable_put_gateway_class()->mutable_spec()->set_dial_mode("elsewhere");
+  change.mutable_put_gateway_class()->mutable_spec()->set_stream_idle_timeout_ms(999);
+  CHECK(code(p.step(p.event(change))) == "invalid");
+  change.mutable_put_gateway_class()->mutable_spec()->set_stream_idle_timeout_ms(2000);
+  CHECK(p.commit(change).save);
+
+  play n{"connector_class", "lan"};
+  v1::Command networks;
+  networks.mutable_put_connector_class()->set_name("lan");
+  networks.mutable_put_connector_class()->set_create(true);
+  networks.mutable_put_connector_class()->mutable_spec()->add_allowed_networks("10.0.0.1/8");
+  const auto wrong = n.step(n.event(networks));
+  CHECK(code(wrong) == "invalid");
+  CHECK(wrong.replies[0].reply.field() == "allowed_networks[0]");
+
+  play g{"gateway", "gw-a"};
+  v1::Command gateway;
+  gateway.mutable_create_gateway()->set_name("gw-a");
+  CHECK(g.step(g.event(gateway)).save->rows[0].row.gateway().class_() == "default");
+  gateway.mutable_create_gateway()->mutable_spec()->set_class_("NO CLASS");
+  const auto refused = g.step(g.event(gateway));
+  CHECK(code(refused) == "invalid");
+  CHECK(refused.replies[0].reply.field() == "class");
+}
+
+TEST_CASE("the audit trail shows no revision: what is written gets its own from the store") {
+  play p;
+  p.commit(put(true));
+  auto c = put(false, {"dial_mode"});
+  c.mutable_put_gateway_class()->mutable_spec()->set_dial_mode("tunnel-listener");
+  const auto t = p.commit(c);
+  REQUIRE(t.save);
+  REQUIRE(t.save->audit);
+  CHECK(t.save->rows[0].expected == 101);
+  CHECK(t.save->audit->before_json.find("\"dial_mode\":\"direct\"") != std::string::npos);
+  CHECK(t.save->audit->after_json.find("\"dial_mode\":\"tunnel-listener\"") != std::string::npos);
+  for (const auto& text : {t.save->audit->before_json, t.save->audit->after_json}) CHECK(text.find("version") == std::string::npos);
+}
