@@ -81,6 +81,7 @@ registry::registry_actor find_registered(self_ptr self, const std::string& kind,
 // ---- commands ----
 
 void answer(self_ptr self, const std::string& reply_to, const v1::Reply& reply) {
+  self->state.owed.erase(reply_to);
   if (reply_to.empty()) return;
   self->send(self->state.ctx.entity.bus, bus_publish{reply_to, reply.SerializeAsString(), false});
 }
@@ -118,6 +119,7 @@ void answer_unless_repeated(self_ptr self, const answered_request& request, cons
 }
 
 template <class Handle> void ask(self_ptr self, const Handle& entity, v1::Command command, std::string reply_to) {
+  self->state.owed.insert(reply_to);
   const answered_request request{command.project(), command.caller().method(), command.caller().request_id(),
                                  command.caller().digest()};
   self->request(entity, caf::infinite, std::move(command))
@@ -207,8 +209,11 @@ void tell_waiting(self_ptr self) {
   }
 }
 
-void hear_gateway(self_ptr self, const busv1::GatewayAck& ack) {
+void hear_gateway(self_ptr self, busv1::GatewayAck ack) {
   auto& s = self->state;
+  // Epochs and revisions of a later life of the database have higher upper halves: what was acknowledged in a
+  // former one is none of ours, whatever its number.
+  if (ack.acknowledged() >> 32 < s.ctx.entity.epoch >> 32) ack.set_acknowledged(0);
   const auto effect = s.acks.apply(ack, steady_ms(self), s.ctx.entity.wall_ms());
   if (effect == ack_effect::moved || effect == ack_effect::changed) tell_waiting(self);
 }
@@ -264,6 +269,18 @@ void activate(self_ptr self, std::vector<v1::Row> rows) {
     if (!s.tunnels.contains(k)) self->send(find_tunnel(self, k.first, k.second, true), std::move(r));
 }
 
+/// Who is online is called by its own actor; the others sleep, and may be alive all the same. A few at a time:
+/// each of them is read and activated.
+void call_offline(self_ptr self) {
+  auto& s = self->state;
+  if (!s.roll_from || !s.bus_connected || !s.ctx.offline_connectors) return;
+  const auto some = s.ctx.offline_connectors(s.ctx.entity.id, *s.roll_from, limits::roll_call_offline);
+  if (!some) return;  // the tick asks again
+  for (const auto& k : *some) self->send(find_connector(self, k.first, k.second), roll_call{});
+  if (some->size() < limits::roll_call_offline) s.roll_from.reset();
+  else s.roll_from = some->back();
+}
+
 void load(self_ptr self) {
   auto& s = self->state;
   self->request(s.ctx.entity.store, caf::infinite, load_partition{s.ctx.entity.id, s.ctx.entity.epoch})
@@ -279,6 +296,8 @@ void load(self_ptr self) {
             }
             st.loaded = true;
             activate(self, std::move(answer.rows));
+            if (!reserved(self)) st.roll_from.emplace();
+            call_offline(self);
           },
           [self](const caf::error&) { self->quit(caf::exit_reason::unhandled_exception); });
 }
@@ -374,6 +393,7 @@ void tick(self_ptr self) {
   for (const auto& name : classes) tell_class(self, name, true);
   s.acks.expire(steady_ms(self), e.wall_ms());
   if (!s.waiting.empty()) tell_waiting(self);
+  call_offline(self);
   self->delayed_send(self, 1s, wake_up{0});
 }
 
@@ -430,6 +450,12 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
       spdlog::error("partition {}: an entity has failed: {}", st.ctx.entity.id,
                     self->system().render(down.reason));
     }
+  });
+  // Whoever waits asks the next owner, with the same request id: what was saved is answered, not repeated.
+  self->set_exit_handler([self](caf::exit_msg& m) {
+    for (const auto& reply_to : std::exchange(self->state.owed, {}))
+      answer(self, reply_to, failure(errc::not_owner, "the partition is changing hands"));
+    self->quit(std::move(m.reason));
   });
   load(self);  // the reserved one, too: what rivals wrote while nobody owned it is adopted
   self->send(self, wake_up{0});
@@ -498,8 +524,10 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
         for (auto& [k, handle] : self->state.connectors) self->send(handle, m);
       },
       [self](const bus_state& b) {
-        self->state.bus_connected = b.connected;
-        for (auto& [k, handle] : self->state.connectors) self->send(handle, b);
+        auto& st = self->state;
+        if (b.connected && !st.bus_connected && st.loaded && !reserved(self)) st.roll_from.emplace();
+        st.bus_connected = b.connected;
+        for (auto& [k, handle] : st.connectors) self->send(handle, b);
       },
       [self](const wake_up& w) {
         if (w.serial == 1) return load(self);

@@ -6,6 +6,8 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "actors/connector/actor.hpp"
 #include "actors/partition/acks.hpp"
@@ -27,6 +29,11 @@ struct partition_context {
   std::function<revision_t(partition_id)> seen_revision;
   /// Names of the gateways that are registered in a class; empty, or no function: not known.
   std::function<std::optional<std::set<std::string>>(const std::string& gateway_class)> registered_gateways;
+  /// At most `limit` of this partition's connectors that are offline and have had a session, by project and name,
+  /// from behind `after` on; empty, or no function: the replica is not warm yet.
+  using names = std::vector<std::pair<std::string, std::string>>;
+  std::function<std::optional<names>(partition_id, const std::pair<std::string, std::string>& after, std::size_t limit)>
+      offline_connectors;
   bool bus_connected = true;
 };
 
@@ -42,9 +49,11 @@ struct actor_state {
   std::map<key, std::string> waiting;                 ///< tunnels that want to hear of gateways, with their class
   std::map<std::string, std::set<key>> class_interest;  ///< connector class → connectors
   std::map<std::string, std::string> class_told;        ///< what was last said of it
+  std::set<std::string> owed;                         ///< where answers to commands are waited for
   bool loaded = false;                                ///< the bulk activation is done
   bool silence = false;                               ///< mass silence is on
   bool bus_connected = true;
+  std::optional<key> roll_from;                       ///< the last offline connector that was called; none: all were
   std::int64_t incarnation = 0;
   int load_tries = 0;
   std::int64_t drop_said_ms = 0;                      ///< when a dropped message was last logged

@@ -2,6 +2,7 @@
 // who is let go and who comes back.
 #include <catch2/catch.hpp>
 
+#include <set>
 #include <sstream>
 #include <stdexcept>
 
@@ -56,6 +57,7 @@ struct partition_world : test::actor_fixture {
   bool poison = false;  ///< every transition of an entity throws
   partition::partition_context::class_answer default_class{true, true, {}};
   revision_t seen = 0;
+  bool warm = true;     ///< the replica
   std::ostringstream log;
   std::shared_ptr<spdlog::logger> logger_before = spdlog::default_logger();
 
@@ -77,6 +79,17 @@ struct partition_world : test::actor_fixture {
     c.started_steady_ms = steady_ms();
     c.find_class = [this](const std::string&) { return default_class; };
     c.seen_revision = [this](partition_id) { return seen; };
+    c.offline_connectors = [this](partition_id, const std::pair<std::string, std::string>& after, std::size_t limit) {
+      using names = partition::partition_context::names;
+      if (!warm) return std::optional<names>{};
+      names out;
+      for (const auto& [k, r] : db.rows) {
+        if (!r.has_connector() || r.connector().online() || r.connector().session() == 0) continue;
+        const std::pair<std::string, std::string> name{r.connector().project(), r.connector().name()};
+        if (name > after && out.size() < limit) out.push_back(name);
+      }
+      return std::optional{out};
+    };
     partition = spawn(partition::actor, std::move(c));
   }
   void start() { start(id); }
@@ -351,6 +364,46 @@ TEST_CASE_METHOD(partition_world, "the partition is loaded when the database is 
   CHECK(store.loads == loads);
 }
 
+TEST_CASE_METHOD(partition_world, "a takeover and the end of a cut call offline agents, too, a few at a time") {
+  constexpr std::size_t sleeping = 25;
+  static_assert(2 * limits::roll_call_offline < sleeping && sleeping < 3 * limits::roll_call_offline);
+  for (std::size_t n = 0; n < sleeping; ++n) {
+    auto row = rows::connector("acme", "home-" + std::to_string(n), 1, id);
+    row.set_online(false);
+    row.set_session(1);
+    row.set_session_token_hash(std::string(64, 'f'));
+    db.rows["connector/acme/" + row.name()] = rows::row(row);
+  }
+  const auto called = [this] {
+    std::set<std::string> subjects;
+    for (const auto& q : bus.requested) {
+      busv1::AgentCommand c;
+      if (c.ParseFromString(q.payload) && c.has_report()) CHECK(subjects.insert(q.subject).second);
+    }
+    return subjects.size();
+  };
+  warm = false;
+  start();
+  advance(2s, 100ms);
+  CHECK(called() == 0);
+  warm = true;
+  advance(1s, 100ms);
+  CHECK(called() == limits::roll_call_offline);
+  advance(2s, 100ms);
+  CHECK(called() == sleeping);
+  advance(20s, 100ms);
+  CHECK(called() == sleeping);
+
+  bus.requested.clear();
+  self->send(partition, bus_state{false});
+  advance(5s, 100ms);
+  CHECK(called() == 0);
+  self->send(partition, bus_state{true});
+  advance(5s, 100ms);
+  CHECK(called() == sleeping);
+  CHECK(store.loads == 1);
+}
+
 TEST_CASE_METHOD(partition_world, "tunnels hear of a connector that appears, also when the database was away") {
   start();
   ask(create_tunnel());
@@ -391,4 +444,19 @@ TEST_CASE_METHOD(partition_world, "a class that appears reaches connectors that 
   default_class = {true, true, {}};
   advance(2s, 500ms);
   CHECK(accepted());
+}
+
+TEST_CASE_METHOD(partition_world, "whoever waits for an answer when the partition goes is told to ask the next owner") {
+  start();
+  db.away = true;
+  ask(create_tunnel(), "inbox.1");
+  REQUIRE(replies("inbox.1").empty());
+  db.away = false;
+  ask(create_tunnel("other"), "inbox.2");
+  REQUIRE(replies("inbox.2").size() == 1);
+  caf::anon_send_exit(partition, caf::exit_reason::user_shutdown);
+  run();
+  REQUIRE(replies("inbox.1").size() == 1);
+  CHECK(replies("inbox.1")[0].code() == "not_owner");
+  CHECK(replies("inbox.2").size() == 1);
 }
