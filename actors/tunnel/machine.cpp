@@ -24,7 +24,10 @@ std::int64_t ms(auto duration) { return std::chrono::duration_cast<millis>(durat
 bool exists(const state& s) { return s.has_row(); }
 bool deleting(const state& s) { return exists(s) && s.row().has_delete_time(); }
 
-std::string json_of(const v1::TunnelRow& row) {
+/// For the audit trail. What is written gets its revision from the store, so none is shown.
+std::string json_of(v1::TunnelRow row) {
+  row.clear_version();
+  row.clear_route_version();
   std::string out;
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;

@@ -283,11 +283,17 @@ v1::Condition derived(const status_inputs& in, const std::vector<std::string>& c
   return c;
 }
 
+/// What is said before another sentence; agents and gateways end theirs as they like.
+std::string as_sentence(std::string words) {
+  if (!words.empty() && std::string_view{".!?:;"}.find(words.back()) == std::string_view::npos) words += '.';
+  return words;
+}
+
 chain_link link(std::string name, const maybe& o, std::int64_t since_ms, std::string good_words,
                 std::string_view advice = {}) {
   if (!o) return {std::move(name), chain_link::state::ok, since_ms, std::move(good_words)};
   return {std::move(name), o->status == status_unknown ? chain_link::state::unknown : chain_link::state::missing,
-          since_ms, advice.empty() ? o->message : fmt::format("{} {}", o->message, advice)};
+          since_ms, advice.empty() ? o->message : fmt::format("{} {}", as_sentence(o->message), advice)};
 }
 
 std::int64_t since_of(const v1::Condition* c) {

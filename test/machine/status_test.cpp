@@ -220,3 +220,18 @@ TEST_CASE("one unreachable target outweighs one that has not been tried") {
   CHECK(w.is("Ready") == "False/TargetUnreachable");
   CHECK(explain(w.inputs()).size() == 4 + 2 * 5 + 1);
 }
+
+TEST_CASE("advice follows another's words as a sentence of its own") {
+  world w;
+  w.attachments["edge"].set_target_state("Unreachable");
+  const auto words = [&](const std::string& said) {
+    w.attachments["edge"].set_target_message(said);
+    w.step();
+    const auto chain = explain(w.inputs());
+    const auto* missing = first_missing(chain);
+    REQUIRE(missing != nullptr);
+    return missing->words;
+  };
+  CHECK(words("connection refused").find("connection refused. Check the service") != std::string::npos);
+  CHECK(words("connection refused.").find("connection refused. Check the service") != std::string::npos);
+}
