@@ -33,8 +33,8 @@ const std::vector<setting>& settings() {
       {"xds.listen", "127.0.0.1:7444", "Gateways' configuration (delta ADS); plaintext, for trusted networks."},
       {"xds.advertise", "", "What gateways' bootstraps tell; empty: xds.listen."},
       {"http.listen", "127.0.0.1:7445", "/healthz, /readyz, /metrics."},
-      {"log.level", "info", "trace, debug, info, warn, error."},
-      {"log.format", "auto", "json, text; auto: text on a terminal."},
+      {"log.level", "info", "trace, debug, info, warn, error, off.", kind::text, false, 0, 0, {"trace", "debug", "info", "warn", "error", "off"}},
+      {"log.format", "auto", "json, text; auto: text on a terminal.", kind::text, false, 0, 0, {"auto", "json", "text"}},
       {"recorder.mib", "48", "Memory for the last events, which warrenctl diag saves; 0: none.", kind::number, false, 0, 4096},
       {"threads", "2", "Scheduler threads.", kind::number, false, 1, 256},
   };
@@ -69,6 +69,8 @@ bool parse_number(const std::string& text, long& out) {
 
 std::string check(const setting& s, const std::string& text) {
   if (text.size() > 4096) return "is longer than 4096 bytes";
+  if (!s.choices.empty() && std::find(s.choices.begin(), s.choices.end(), text) == s.choices.end())
+    return fmt::format("is none of {}", fmt::join(s.choices, ", "));
   if (s.what != setting::kind::number) return "";
   long n = 0;
   if (!parse_number(text, n)) return "is not a number";

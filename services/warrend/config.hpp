@@ -15,6 +15,7 @@ struct setting {
   enum class kind : unsigned char { text, number, list } what = kind::text;
   bool secret = false;   ///< never printed; of URLs and connection strings, their passwords and tokens
   long min = 0, max = 0; ///< of a number
+  std::vector<std::string> choices = {};  ///< of a text: nothing else; empty: anything
 };
 
 /// Every setting there is.

@@ -33,6 +33,13 @@ using errors = std::vector<std::string>;
 
 }  // namespace
 
+TEST_CASE("a setting with few values takes no other") {
+  CHECK(errors_of("[log]\nlevel = 'loud'\nformat = 'xml'\n") ==
+        errors{"F:3: log.format is none of auto, json, text", "F:2: log.level is none of trace, debug, info, warn, error, off"});
+  CHECK(load("", {{"WARREN_LOG_LEVEL", "INFO"}}, {{"log.format", ""}}).errors.size() == 2);
+  CHECK(errors_of("[log]\nlevel = 'debug'\nformat = 'json'\n").empty());
+}
+
 TEST_CASE("without file, environment and flags there are the defaults, and they are valid") {
   const auto c = load("", {}, {});
   CHECK(c.errors.empty());
