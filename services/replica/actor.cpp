@@ -62,7 +62,7 @@ void take_changes(self_ptr self, partition_id id, const changes& got) {
     return pump(self);
   }
   s.copy->apply_fetched(id, got.complete, got.revision, got.epoch, got.rows, steady_of(self), s.config.wall_ms(),
-                        got.tombstones_from);
+                        got.tombstones_from, got.incarnation);
   // A hint that came meanwhile may be of a later commit than the store's snapshot.
   p.wanted = s.copy->revision(id) < p.target;
   p.failures = p.wanted ? p.failures + 1 : 0;

@@ -350,6 +350,9 @@ void view::apply_fetched(partition_id partition, bool complete, revision_t revis
       deleted.all.clear();
       deleted.complete_after = tombstones_from >= 0 && !other_lineage ? tombstones_from : revision;
     }
+    // What gateways run of a life that is over says nothing of this one; until they speak, what was known holds.
+    if (other_lineage) tables_.acks.erase(partition);
+    p.incarnation = std::max(p.incarnation, incarnation);
     p.revision = revision;
     p.epoch = std::max(p.epoch, epoch);
     p.heard_at_ms = steady_ms;
@@ -402,8 +405,10 @@ void view::apply_row(work& w, const v1::Row& row, bool complete) {
     case v1::Row::kHostnameClaim: {
       const auto& r = row.hostname_claim();
       if (auto have = value_or_null(tables_.claims, r.hostname()); have && have->partition() != w.partition) {
-        // Two partitions' messages come in any order: of two claims the higher number is the newer.
-        if (have->claim() > r.claim()) return;
+        // Two partitions' messages come in any order: of two claims the higher number is the newer, unless it is of
+        // a life of the database that is over, which its partition has not been read anew from.
+        const bool outlived = lineage(tables_.partitions[have->partition()].revision) < lineage(w.revision);
+        if (have->claim() > r.claim() && !outlived) return;
         erase_claim(w, r.hostname());
       }
       w.seen_claims.insert(r.hostname());
@@ -709,6 +714,8 @@ void view::apply_ack(const busv1::GatewayAck& ack, std::int64_t steady_ms, std::
     std::unique_lock lock{mutex_};
     auto p = tables_.partitions.find(ack.partition());
     if (p == tables_.partitions.end() || ack.incarnation() < p->second.incarnation) return;
+    // Our own server may speak of the former life for a moment after we have read the new one.
+    if (ack.state() == "caught_up" && lineage(ack.acknowledged()) < lineage(p->second.revision)) return;
     w.revision = p->second.revision;
     auto& reports = tables_.acks[ack.partition()];
     std::string class_before;

@@ -168,7 +168,7 @@ public:
   /// Rows read from the store; `complete`: what is not in it does not exist.
   void apply_fetched(partition_id partition, bool complete, revision_t revision, epoch_t epoch,
                      const std::vector<v1::Row>& rows, std::int64_t steady_ms, std::int64_t wall_ms,
-                     revision_t tombstones_from = -1);
+                     revision_t tombstones_from = -1, std::int64_t incarnation = 0);
   /// How far the copy of a partition is; -1: it has not been read yet.
   revision_t revision(partition_id partition) const;
   /// What to ask the store for after a gap: changes after this revision; 0: everything.
