@@ -59,8 +59,6 @@ int main(int argc, char** argv) {
       // The instance must have reached it by itself, or only the lease may decide.
       if (!stack::poll_until([&] { return world.sql("SELECT dialable FROM connector WHERE name = 'home'").starts_with("t"); }, patience))
         throw stack::stack_error("no instance has reached the agent");
-      // A connector is suspected once in an interval, whatever the reason.
-      std::this_thread::sleep_for(milliseconds{heartbeat_ms + 100});
       const auto before = pushes();
       const auto died = clock::now();
       agent.kill();
