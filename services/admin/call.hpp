@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -39,6 +40,7 @@ public:
 struct context {
   server_config config;
   replica::view& view;
+  hand_overs news;
 
   std::atomic<std::size_t> calls{0};
   std::mutex watches_mutex;
@@ -113,16 +115,23 @@ std::string principal_of(const grpc::CallbackServerContext& of);
 /// Not OK: this instance's copy of that partition (-1: any) is not complete yet.
 grpc::Status warm_enough(const replica::tables& tables, partition_id partition);
 
-/// The whole way of a change: check, send to the owner, wait for the replica, render. `render(reply)` fills
-/// the response.
+/// What refuses a change before its owner is asked; nothing: go on.
+using judgement = std::optional<grpc::Status>;
+
+/// The whole way of a change: check, judge, send to the owner, wait for the replica, render. `render(reply)`
+/// fills the response.
 template <class Request, class Render>
 grpc::ServerUnaryReactor* change(context& shared, grpc::CallbackServerContext& of, const Request& request,
-                                 Render render) {
+                                 Render render, const std::function<judgement()>& judge = {}) {
   auto c = std::make_shared<call>(shared, of);
   if (!c->admitted()) return c->reactor();
   auto checked = check(request);
   if (!checked.violations.empty()) {
     c->finish(invalid_status(std::move(checked.violations)));
+    return c->reactor();
+  }
+  if (const auto no = judge ? judge() : std::nullopt) {
+    c->finish(*no);
     return c->reactor();
   }
   auto& caller = *checked.command.mutable_caller();
@@ -133,9 +142,10 @@ grpc::ServerUnaryReactor* change(context& shared, grpc::CallbackServerContext& o
   const auto partition = shared.partition_of(checked.command.project());
   const auto request_id = caller.request_id();
   forward(
-      shared.config.send, partition, std::move(checked.command), c->deadline(), [&of] { return of.IsCancelled(); },
-      [c, partition, request_id, prefix = checked.prefix, render](forwarded f) {
-        if (!f.reply.code().empty()) return c->finish(reply_status(f.reply, prefix, request_id));
+      {shared.config.send, shared.news, shared.config.counts}, partition, std::move(checked.command), c->deadline(),
+      [&of] { return of.IsCancelled(); },
+      [c, partition, request_id, names = checked.names, render](forwarded f) {
+        if (!f.reply.code().empty()) return c->finish(reply_status(f.reply, names, request_id));
         const auto revision = f.reply.revision();
         c->shared().view.when_seen(
             partition, revision, c->deadline_steady_ms(),
@@ -149,8 +159,7 @@ grpc::ServerUnaryReactor* change(context& shared, grpc::CallbackServerContext& o
               render(reply);
               c->finish(grpc::Status::OK);
             });
-      },
-      shared.config.counts);
+      });
   return c->reactor();
 }
 

@@ -15,19 +15,24 @@ corev1::ConnectorRow newest(const context& shared, const corev1::Reply& reply) {
   });
 }
 
+/// Into the answer.
+auto shown(const context& shared, api::Connector* a) {
+  return [&shared, a](const corev1::Reply& reply) { *a = to_api(newest(shared, reply)); };
+}
+
 }  // namespace
 
 unary* connector_service::CreateConnector(rpc* of, const api::CreateConnectorRequest* q, api::Connector* a) {
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) { *a = to_api(newest(shared_, reply)); });
+  return change(shared_, *of, *q, shown(shared_, a));
 }
 unary* connector_service::UpdateConnector(rpc* of, const api::UpdateConnectorRequest* q, api::Connector* a) {
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) { *a = to_api(newest(shared_, reply)); });
+  return change(shared_, *of, *q, shown(shared_, a));
 }
 unary* connector_service::DeleteConnector(rpc* of, const api::DeleteConnectorRequest* q, api::Connector* a) {
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) { *a = to_api(newest(shared_, reply)); });
+  return change(shared_, *of, *q, shown(shared_, a));
 }
 unary* connector_service::RotateConnectorKey(rpc* of, const api::RotateConnectorKeyRequest* q, api::Connector* a) {
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) { *a = to_api(newest(shared_, reply)); });
+  return change(shared_, *of, *q, shown(shared_, a));
 }
 unary* connector_service::EnrolConnector(rpc* of, const api::EnrolConnectorRequest* q,
                                          api::EnrolConnectorResponse* a) {

@@ -10,6 +10,7 @@
 #include "actors/core/error.hpp"
 #include "actors/core/limits.hpp"
 #include "actors/core/protocol.hpp"
+#include "actors/core/subjects.hpp"
 #include "actors/core/transition.hpp"
 #include "actors/core/wire.hpp"
 
@@ -21,8 +22,8 @@ using std::chrono::system_clock;
 
 constexpr millis retry_first{20};
 constexpr millis retry_max{200};
-// An owner that stops answering has lost its partition by then (its lease is 3 s): ask the next one.
-constexpr millis attempt_max{3000};
+// Of an owner that has died nothing may be heard: another one answers the same request id the same way.
+constexpr millis attempt_max{1000};
 
 std::uint64_t random_number() {
   thread_local std::mt19937_64 engine{std::random_device{}()};
@@ -36,76 +37,124 @@ corev1::Reply failure(errc code, std::string message) {
   return r;
 }
 
-/// Lives until `done` was called: each pending callback holds it.
-class attempt : public std::enable_shared_from_this<attempt> {
+/// Lives until `done` was called: each pending callback holds it, and so do the news.
+class attempt final : public hand_overs::asker, public std::enable_shared_from_this<attempt> {
 public:
-  attempt(send_function send, partition_id partition, std::string payload, system_clock::time_point deadline,
-          std::function<bool()> cancelled, std::function<void(forwarded)> done, counters* counts)
-      : send_{std::move(send)}, partition_{partition}, payload_{std::move(payload)}, deadline_{deadline},
-        cancelled_{std::move(cancelled)}, done_{std::move(done)}, counts_{counts} {}
+  attempt(const forwarding& over, partition_id partition, std::string payload, system_clock::time_point deadline,
+          std::function<bool()> cancelled, std::function<void(forwarded)> done)
+      : over_{over}, partition_{partition}, payload_{std::move(payload)}, deadline_{deadline},
+        cancelled_{std::move(cancelled)}, done_{std::move(done)} {}
 
-  void go() {
-    const auto left = remaining();
-    if (left <= millis{0}) return give_up();
-    if (cancelled_ && cancelled_()) return finish({failure(errc::unavailable, "the caller has gone"), maybe_});
-    send_(partition_, payload_, std::min(left, attempt_max),
-          [self = shared_from_this()](bus::request_error error, std::string_view payload) { self->heard(error, payload); });
+  void start() {
+    over_.news.join(partition_, shared_from_this());
+    go();
+  }
+
+  void ask_now() override {
+    std::shared_ptr<grpc::Alarm> waiting;
+    {
+      const std::lock_guard lock{mutex_};
+      if (done_ == nullptr) return;
+      waiting = alarm_;
+    }
+    if (waiting) waiting->Cancel();  // its callback goes on
+    else go();
   }
 
 private:
-  void heard(bus::request_error error, std::string_view payload) {
+  void go() {
+    std::uint64_t serial = 0;
+    bool gone = false;
+    {
+      const std::lock_guard lock{mutex_};
+      if (done_ == nullptr) return;
+      alarm_.reset();
+      serial = ++sent_;
+      gone = cancelled_ && cancelled_();
+    }
+    const auto left = remaining();
+    if (left <= millis{0}) return give_up();
+    if (gone) return finish({failure(errc::unavailable, "the caller has gone"), true});
+    over_.send(partition_, payload_, std::min(left, attempt_max),
+               [self = shared_from_this(), serial](bus::request_error error, std::string_view payload) {
+                 self->heard(serial, error, payload);
+               });
+  }
+
+  void heard(std::uint64_t serial, bus::request_error error, std::string_view payload) {
+    std::string why;
+    bool maybe = false;
     switch (error) {
-      case bus::request_error::none: return judge(payload);
-      case bus::request_error::no_responders: why_ = "its partition has no owner at the moment"; break;
-      case bus::request_error::overloaded: why_ = "this instance has too many requests under way"; break;
-      case bus::request_error::timeout: maybe_ = true; why_ = "its partition's owner does not answer"; break;
-      case bus::request_error::disconnected: maybe_ = true; why_ = "NATS is away"; break;
+      case bus::request_error::none: {
+        auto reply = wire::parse_api_reply(payload);
+        if (!reply) return finish({failure(errc::internal, "the owner's answer cannot be read"), true});
+        // Whichever owner decided it: the request id makes their answers one.
+        if (reply->code() != to_string(errc::not_owner)) return finish({std::move(*reply), false});
+        why = "its partition is changing hands";
+        break;
+      }
+      case bus::request_error::no_responders: why = "its partition has no owner at the moment"; break;
+      case bus::request_error::overloaded: why = "this instance has too many requests under way"; break;
+      case bus::request_error::timeout: maybe = true; why = "its partition's owner does not answer"; break;
+      case bus::request_error::disconnected: maybe = true; why = "NATS is away"; break;
     }
-    again();
+    again(serial, std::move(why), maybe);
   }
 
-  void judge(std::string_view payload) {
-    auto reply = wire::parse_api_reply(payload);
-    if (!reply) return finish({failure(errc::internal, "the owner's answer cannot be read"), true});
-    if (reply->code() == to_string(errc::not_owner)) {
-      why_ = "its partition is changing hands";
-      return again();
-    }
-    finish({std::move(*reply), false});
-  }
-
-  void again() {
-    if (counts_ != nullptr) counts_->add("warren_admin_forward_retries_total");
+  void again(std::uint64_t serial, std::string why, bool maybe) {
+    const std::lock_guard lock{mutex_};
+    maybe_ |= maybe;
+    if (done_ == nullptr || serial != sent_) return;  // a newer one is under way
+    why_ = std::move(why);
+    if (over_.counts != nullptr) over_.counts->add("warren_admin_forward_retries_total");
     const millis wait{retry_first.count() / 2 + backoff_ms(retry_first, retry_max, ++tries_, random_number())};
-    const auto at = std::min(system_clock::now() + wait, deadline_);
     // The alarm must live until its callback runs, which therefore owns it, and lets go of it: gRPC keeps the
     // callback as long as the alarm lives.
-    auto alarm = std::make_shared<grpc::Alarm>();
-    auto* raw = alarm.get();
-    raw->Set(at, [self = shared_from_this(), alarm = std::move(alarm)](bool) mutable {
-      const auto over = std::move(alarm);
-      self->go();
-    });
+    alarm_ = std::make_shared<grpc::Alarm>();
+    alarm_->Set(std::min(system_clock::now() + wait, deadline_),
+                [self = shared_from_this(), alarm = alarm_](bool) mutable {
+                  const auto over = std::move(alarm);
+                  self->go();
+                });
   }
 
   void give_up() {
-    const auto what = maybe_ ? "it is not known whether the change was made: " : "the change was not made: ";
-    auto reply = failure(errc::unavailable, what + (why_.empty() ? std::string{"the deadline has passed"} : why_));
+    bool maybe = false;
+    std::string why;
+    {
+      const std::lock_guard lock{mutex_};
+      maybe = maybe_;
+      why = why_;
+    }
+    const auto what = maybe ? "it is not known whether the change was made: " : "the change was not made: ";
+    auto reply = failure(errc::unavailable, what + (why.empty() ? std::string{"the deadline has passed"} : why));
     reply.set_retry_after_ms(retry_max.count());
-    finish({std::move(reply), maybe_});
+    finish({std::move(reply), maybe});
   }
 
-  void finish(forwarded f) { std::exchange(done_, nullptr)(std::move(f)); }
+  void finish(forwarded f) {
+    std::function<void(forwarded)> done;
+    {
+      const std::lock_guard lock{mutex_};
+      done = std::exchange(done_, nullptr);
+    }
+    if (done == nullptr) return;
+    over_.news.leave(partition_, shared_from_this());
+    done(std::move(f));
+  }
 
   millis remaining() const { return std::chrono::duration_cast<millis>(deadline_ - system_clock::now()); }
 
-  const send_function send_;
+  const forwarding over_;
   const partition_id partition_;
   const std::string payload_;
   const system_clock::time_point deadline_;
-  const std::function<bool()> cancelled_;
+  const std::function<bool()> cancelled_;  // asked only while `done` is owed
+
+  std::mutex mutex_;
   std::function<void(forwarded)> done_;
-  counters* const counts_;
+  std::shared_ptr<grpc::Alarm> alarm_;  // of the next try; null: one is under way
+  std::uint64_t sent_ = 0;
   int tries_ = 0;
   bool maybe_ = false;  // some attempt may have been carried out
   std::string why_;
@@ -113,15 +162,51 @@ private:
 
 }  // namespace
 
-void forward(const send_function& send, partition_id partition, corev1::Command command,
-             system_clock::time_point deadline, std::function<bool()> cancelled, std::function<void(forwarded)> done,
-             counters* counts) {
+void hand_overs::taken(partition_id partition) {
+  std::set<std::shared_ptr<asker>> all;
+  {
+    const std::lock_guard lock{mutex_};
+    const auto at = askers_.find(partition);
+    if (at != askers_.end()) all = at->second;
+  }
+  for (const auto& each : all) each->ask_now();
+}
+
+void hand_overs::join(partition_id partition, std::shared_ptr<asker> who) {
+  const std::lock_guard lock{mutex_};
+  askers_[partition].insert(std::move(who));
+}
+
+void hand_overs::leave(partition_id partition, const std::shared_ptr<asker>& who) {
+  const std::lock_guard lock{mutex_};
+  const auto at = askers_.find(partition);
+  if (at == askers_.end()) return;
+  at->second.erase(who);
+  if (at->second.empty()) askers_.erase(at);
+}
+
+void forward(const forwarding& over, partition_id partition, corev1::Command command, system_clock::time_point deadline,
+             std::function<bool()> cancelled, std::function<void(forwarded)> done) {
   command.set_deadline_ms(std::chrono::duration_cast<millis>(deadline.time_since_epoch()).count());
   auto payload = command.SerializeAsString();
   if (payload.size() > limits::api_request_bytes_max)
     return done({failure(errc::invalid, "the request is too large"), false});
-  std::make_shared<attempt>(send, partition, std::move(payload), deadline, std::move(cancelled), std::move(done), counts)
-      ->go();
+  std::make_shared<attempt>(over, partition, std::move(payload), deadline, std::move(cancelled), std::move(done))->start();
+}
+
+drain_function drain_over(std::shared_ptr<bus::connection> link) {
+  return [link = std::move(link)](instance_id instance, millis timeout, std::function<void(bool)> done) {
+    warren::bus::v1::LeaseNotice ask;
+    ask.set_version(1);
+    ask.set_instance(instance);
+    ask.set_what("drain");
+    // Only the named one answers; that there are others who hear it says nothing.
+    link->request(warren::bus::lease_subject, ask.SerializeAsString(), timeout,
+                  [instance, done = std::move(done)](bus::request_error error, std::string_view payload) {
+                    const auto said = wire::parse_lease_notice(payload);
+                    done(error == bus::request_error::none && said && said->what() == "leaving" && said->instance() == instance);
+                  });
+  };
 }
 
 std::string fresh_request_id() {

@@ -4,7 +4,10 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -29,13 +32,46 @@ struct forwarded {
   bool undecided = false;  ///< the deadline came while it was unknown whether it was carried out
 };
 
+/// Whom news of an owner reach. Thread-safe; outlives every forward().
+class hand_overs {
+public:
+  /// A request that is on its way to an owner, or waits for there to be one.
+  class asker {
+  public:
+    virtual ~asker() = default;
+    virtual void ask_now() = 0;
+  };
+  /// Another instance runs `partition`: all requests for it are sent there at once, also those that its former
+  /// owner was sent and has not answered.
+  void taken(partition_id partition);
+
+  void join(partition_id partition, std::shared_ptr<asker> who);
+  void leave(partition_id partition, const std::shared_ptr<asker>& who);
+
+private:
+  std::mutex mutex_;
+  std::map<partition_id, std::set<std::shared_ptr<asker>>> askers_;
+};
+
+/// What a forward() needs beside its command; all of it outlives the call.
+struct forwarding {
+  const send_function& send;
+  hand_overs& news;
+  counters* counts = nullptr;  ///< may be null
+};
+
 /// Sends, and sends again with the same request id while there is no owner to be found, after 20 to 200 ms
-/// with jitter. `done` is called exactly once, on any thread, at the latest shortly after `deadline`.
-/// `cancelled` is asked before each attempt: nobody waits any more.
-/// Order: attempts of one command follow each other; several commands are independent.
-void forward(const send_function& send, partition_id partition, corev1::Command command,
+/// with jitter, or as soon as `news` tells of one. `done` is called exactly once, on any thread, at the latest
+/// shortly after `deadline`. `cancelled` is asked before each attempt: nobody waits any more.
+/// Order: several commands are independent.
+void forward(const forwarding& over, partition_id partition, corev1::Command command,
              std::chrono::system_clock::time_point deadline, std::function<bool()> cancelled,
-             std::function<void(forwarded)> done, counters* counts = nullptr);
+             std::function<void(forwarded)> done);
+
+/// Tells an instance to give its partitions away; answers on any thread, exactly once: it has heard.
+using drain_function = std::function<void(instance_id instance, millis timeout, std::function<void(bool heard)> done)>;
+/// With a notice on the bus (schema/warren/bus/v1: LeaseNotice "drain").
+drain_function drain_over(std::shared_ptr<bus::connection> link);
 
 /// 16 random bytes, hex: for callers without a request id, so that our own repetition is safe.
 std::string fresh_request_id();

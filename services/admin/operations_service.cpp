@@ -130,6 +130,40 @@ unary* operations_service::ListInstances(rpc* of, const api::ListInstancesReques
   });
 }
 
+unary* operations_service::DrainInstance(rpc* of, const api::DrainInstanceRequest* q, api::Instance* a) {
+  auto c = std::make_shared<call>(shared_, *of);
+  if (!c->admitted()) return c->reactor();
+  const auto refuse = [&](const grpc::Status& why) {
+    c->finish(why);
+    return c->reactor();
+  };
+  const auto id = number_after(instances, q->name());
+  if (!id) return refuse(invalid_status({{"name", "must have the form instances/{id}"}}));
+  const auto placement = placement_of(shared_);
+  if (!placement.error.empty()) return refuse(unknown(placement.error));
+  const instance_info* it = nullptr;
+  bool others = false;
+  for (const auto& each : placement.instances) {
+    if (each.id == *id) it = &each;
+    else others |= each.alive && !each.draining;
+  }
+  if (it == nullptr) return refuse(not_found(q->name()));
+  *a = to_api(*it, placement, shared_.config.self);
+  if (!it->alive)
+    return refuse(error_status(errc::failed_precondition, q->name() + " is not alive: the others take its partitions by themselves"));
+  if (it->draining) return refuse(grpc::Status::OK);
+  if (!others)
+    return refuse(error_status(errc::failed_precondition, "no other instance is there to take the partitions of " + q->name()));
+  if (!shared_.config.drain) return refuse(error_status(errc::unavailable, "this instance cannot reach the others"));
+  const auto left = std::chrono::duration_cast<millis>(c->deadline() - std::chrono::system_clock::now());
+  shared_.config.drain(*id, left, [c, a, name = q->name()](bool heard) {
+    if (!heard) return c->finish(error_status(errc::unavailable, name + " does not answer"));
+    a->set_draining(true);
+    c->finish(grpc::Status::OK);
+  });
+  return c->reactor();
+}
+
 unary* operations_service::GetPartition(rpc* of, const api::GetPartitionRequest* q, api::Partition* a) {
   return at_once(shared_, *of, [&](auto& out) {
     const auto id = number_after(partitions, q->name());

@@ -43,26 +43,47 @@ unary* list(context& shared, rpc& of, const Request& q, Response& a, Query query
       });
 }
 
-/// A refusal that follows from this instance's copy alone, before the owner is asked; nothing: go on. A copy that
-/// is not complete refuses nothing. A rival in the same instant gets through; the gateway is then refused by name.
-template <class Judge>
-std::optional<grpc::Status> refused(context& shared, Judge judge) {
-  return shared.view.read([&](const replica::tables& tables) -> std::optional<grpc::Status> {
-    if (!warm_enough(tables, shared.partition_of("")).ok()) return std::nullopt;
-    return judge(tables);
+/// A refusal that follows from this instance's copy alone. A copy that is not complete refuses nothing. A rival in
+/// the same instant gets through; the gateway is then refused by name.
+template <class Judge> judgement by_copy(const context& shared, Judge judge) {
+  return shared.view.read([&](const replica::tables& tables) -> judgement {
+    return warm_enough(tables, shared.partition_of("")).ok() ? judge(tables) : std::nullopt;
   });
 }
-std::optional<grpc::Status> class_missing(context& shared, const std::string& name) {
-  if (!protocol::is_label(name)) return std::nullopt;  // check() says what is wrong with it, and what none means
-  return refused(shared, [&](const replica::tables& tables) -> std::optional<grpc::Status> {
-    if (tables.gateway_classes.contains(name)) return std::nullopt;
+judgement class_missing(const context& shared, const std::string& name) {
+  return by_copy(shared, [&](const replica::tables& tables) -> judgement {
+    if (name.empty() || tables.gateway_classes.contains(name)) return std::nullopt;
     return invalid_status({{"gateway.gateway_class", "there is no gateway class " + name}});
   });
 }
-unary* finished(context& shared, rpc& of, const grpc::Status& status) {
-  call c{shared, of};
-  if (c.admitted()) c.finish(status);
-  return c.reactor();
+/// `full_name` is well-formed.
+judgement class_in_use(const context& shared, const std::string& full_name) {
+  const auto name = full_name.substr(full_name.find('/') + 1);
+  return by_copy(shared, [&](const replica::tables& tables) -> judgement {
+    if (!tables.gateway_classes.contains(name)) return std::nullopt;
+    for (const auto& [gateway, row] : tables.gateways)
+      if (row->class_() == name)
+        return error_status(errc::failed_precondition,
+                            "gateway " + gateway + " is of this class: delete it, or move it to another class, first");
+    return std::nullopt;
+  });
+}
+
+/// A class's row, as it was written, into the answer.
+auto shown(api::ConnectorClass* a) {
+  return [a](const corev1::Reply& reply) { *a = to_api(reply.row().connector_class()); };
+}
+auto shown(api::GatewayClass* a) {
+  return [a](const corev1::Reply& reply) { *a = to_api(reply.row().gateway_class()); };
+}
+/// Creates or moves a gateway, if its class is there.
+template <class Request> unary* put_gateway(context& shared, rpc& of, const Request& q, api::Gateway* a) {
+  return change(
+      shared, of, q,
+      [&shared, a](const corev1::Reply& reply) {
+        *a = shared.view.read([&](const auto& tables) { return to_api(reply.row().gateway(), tables, true); });
+      },
+      [&] { return class_missing(shared, q.gateway().gateway_class()); });
 }
 
 }  // namespace
@@ -70,16 +91,10 @@ unary* finished(context& shared, rpc& of, const grpc::Status& status) {
 // ---- gateways ----
 
 unary* gateway_service::CreateGateway(rpc* of, const api::CreateGatewayRequest* q, api::Gateway* a) {
-  if (const auto no = class_missing(shared_, q->gateway().gateway_class())) return finished(shared_, *of, *no);
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) {
-    *a = shared_.view.read([&](const auto& tables) { return to_api(reply.row().gateway(), tables, true); });
-  });
+  return put_gateway(shared_, *of, *q, a);
 }
 unary* gateway_service::UpdateGateway(rpc* of, const api::UpdateGatewayRequest* q, api::Gateway* a) {
-  if (const auto no = class_missing(shared_, q->gateway().gateway_class())) return finished(shared_, *of, *no);
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) {
-    *a = shared_.view.read([&](const auto& tables) { return to_api(reply.row().gateway(), tables, true); });
-  });
+  return put_gateway(shared_, *of, *q, a);
 }
 unary* gateway_service::DeleteGateway(rpc* of, const api::DeleteGatewayRequest* q, Empty*) {
   return change(shared_, *of, *q, [](const corev1::Reply&) {});
@@ -113,11 +128,11 @@ unary* gateway_service::GetGatewayBootstrap(rpc* of, const api::GetGatewayBootst
 
 unary* class_service::CreateConnectorClass(rpc* of, const api::CreateConnectorClassRequest* q,
                                            api::ConnectorClass* a) {
-  return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().connector_class()); });
+  return change(shared_, *of, *q, shown(a));
 }
 unary* class_service::UpdateConnectorClass(rpc* of, const api::UpdateConnectorClassRequest* q,
                                            api::ConnectorClass* a) {
-  return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().connector_class()); });
+  return change(shared_, *of, *q, shown(a));
 }
 unary* class_service::DeleteConnectorClass(rpc* of, const api::DeleteConnectorClassRequest* q, Empty*) {
   return change(shared_, *of, *q, [](const corev1::Reply&) {});
@@ -138,25 +153,13 @@ unary* class_service::ListConnectorClasses(rpc* of, const api::ListConnectorClas
 // ---- gateway classes ----
 
 unary* class_service::CreateGatewayClass(rpc* of, const api::CreateGatewayClassRequest* q, api::GatewayClass* a) {
-  return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().gateway_class()); });
+  return change(shared_, *of, *q, shown(a));
 }
 unary* class_service::UpdateGatewayClass(rpc* of, const api::UpdateGatewayClassRequest* q, api::GatewayClass* a) {
-  return change(shared_, *of, *q, [a](const corev1::Reply& reply) { *a = to_api(reply.row().gateway_class()); });
+  return change(shared_, *of, *q, shown(a));
 }
 unary* class_service::DeleteGatewayClass(rpc* of, const api::DeleteGatewayClassRequest* q, Empty*) {
-  const auto used = refused(shared_, [&](const replica::tables& tables) -> std::optional<grpc::Status> {
-    const std::string_view prefix = "gatewayClasses/";
-    if (!q->name().starts_with(prefix)) return std::nullopt;
-    const auto name = q->name().substr(prefix.size());
-    if (!tables.gateway_classes.contains(name)) return std::nullopt;
-    for (const auto& [gateway, row] : tables.gateways)
-      if (row->class_() == name)
-        return error_status(errc::failed_precondition,
-                            "gateway " + gateway + " is of this class: delete it, or move it to another class, first");
-    return std::nullopt;
-  });
-  if (used) return finished(shared_, *of, *used);
-  return change(shared_, *of, *q, [](const corev1::Reply&) {});
+  return change(shared_, *of, *q, [](const corev1::Reply&) {}, [&] { return class_in_use(shared_, q->name()); });
 }
 unary* class_service::GetGatewayClass(rpc* of, const api::GetGatewayClassRequest* q, api::GatewayClass* a) {
   return get(shared_, *of, q->name(), "gatewayClasses", &replica::tables::gateway_classes,

@@ -65,6 +65,7 @@ struct server_config {
   /// Answers on any thread, exactly once.
   std::function<void(audit_query, std::function<void(audit_page)>)> audit;
   std::function<placement_info()> placement;  ///< what is known at the moment; does not block
+  drain_function drain;
   /// The text that the gateway's Envoy starts with; the class is null when there is none of that name.
   std::function<std::string(const corev1::GatewayRow&, const corev1::GatewayClassRow*)> bootstrap;
 
@@ -75,6 +76,8 @@ struct server_config {
   counters* counts = nullptr;       ///< may be null; outlives the server
   std::size_t calls_max = 2000;     ///< unary calls at a time; beyond: RESOURCE_EXHAUSTED
   std::size_t watches_max = limits::watches_max;
+  std::size_t watch_queue_max = limits::watch_queue_max;  ///< events that wait for one watcher
+  millis watch_patience{30'000};    ///< with a watcher that takes nothing while there is news; then it is cut off
 };
 
 class server {
@@ -89,6 +92,9 @@ public:
   int port() const;  ///< 0 for a unix socket
   /// What grpc.health.v1 says; not serving until told.
   void set_ready(bool ready);
+  /// Ends watches one by one (UNAVAILABLE, to be resumed elsewhere), so that they do not all arrive there at once,
+  /// and takes no new ones. Blocks for as long.
+  void send_watches_away(millis over);
   /// No new calls; ends watches (UNAVAILABLE, to be resumed elsewhere), waits for the other calls, and cuts
   /// them off after `deadline`. Blocks.
   void shutdown(millis deadline);

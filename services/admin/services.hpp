@@ -10,9 +10,19 @@ using google::protobuf::Empty;
 using unary = grpc::ServerUnaryReactor;
 using rpc = grpc::CallbackServerContext;
 
-class tunnel_service final : public api::TunnelService::CallbackService {
+/// What each of them is: a service whose calls see the context.
+template <class Service>
+class over : public Service::CallbackService {
 public:
-  explicit tunnel_service(context& shared) : shared_{shared} {}
+  explicit over(context& shared) : shared_{shared} {}
+
+protected:
+  context& shared_;
+};
+
+class tunnel_service final : public over<api::TunnelService> {
+public:
+  using over::over;
   unary* CreateTunnel(rpc* of, const api::CreateTunnelRequest* q, api::Tunnel* a) override;
   unary* GetTunnel(rpc* of, const api::GetTunnelRequest* q, api::Tunnel* a) override;
   unary* ListTunnels(rpc* of, const api::ListTunnelsRequest* q, api::ListTunnelsResponse* a) override;
@@ -20,14 +30,11 @@ public:
   unary* DeleteTunnel(rpc* of, const api::DeleteTunnelRequest* q, api::Tunnel* a) override;
   unary* ExplainTunnel(rpc* of, const api::ExplainTunnelRequest* q, api::ExplainTunnelResponse* a) override;
   grpc::ServerWriteReactor<api::WatchTunnelsResponse>* WatchTunnels(rpc* of, const api::WatchTunnelsRequest* q) override;
-
-private:
-  context& shared_;
 };
 
-class connector_service final : public api::ConnectorService::CallbackService {
+class connector_service final : public over<api::ConnectorService> {
 public:
-  explicit connector_service(context& shared) : shared_{shared} {}
+  using over::over;
   unary* CreateConnector(rpc* of, const api::CreateConnectorRequest* q, api::Connector* a) override;
   unary* GetConnector(rpc* of, const api::GetConnectorRequest* q, api::Connector* a) override;
   unary* ListConnectors(rpc* of, const api::ListConnectorsRequest* q, api::ListConnectorsResponse* a) override;
@@ -36,28 +43,22 @@ public:
   unary* EnrolConnector(rpc* of, const api::EnrolConnectorRequest* q, api::EnrolConnectorResponse* a) override;
   unary* RotateConnectorKey(rpc* of, const api::RotateConnectorKeyRequest* q, api::Connector* a) override;
   grpc::ServerWriteReactor<api::WatchConnectorsResponse>* WatchConnectors(rpc* of, const api::WatchConnectorsRequest* q) override;
-
-private:
-  context& shared_;
 };
 
-class gateway_service final : public api::GatewayService::CallbackService {
+class gateway_service final : public over<api::GatewayService> {
 public:
-  explicit gateway_service(context& shared) : shared_{shared} {}
+  using over::over;
   unary* CreateGateway(rpc* of, const api::CreateGatewayRequest* q, api::Gateway* a) override;
   unary* GetGateway(rpc* of, const api::GetGatewayRequest* q, api::Gateway* a) override;
   unary* ListGateways(rpc* of, const api::ListGatewaysRequest* q, api::ListGatewaysResponse* a) override;
   unary* UpdateGateway(rpc* of, const api::UpdateGatewayRequest* q, api::Gateway* a) override;
   unary* DeleteGateway(rpc* of, const api::DeleteGatewayRequest* q, Empty* a) override;
   unary* GetGatewayBootstrap(rpc* of, const api::GetGatewayBootstrapRequest* q, api::GatewayBootstrap* a) override;
-
-private:
-  context& shared_;
 };
 
-class class_service final : public api::ClassService::CallbackService {
+class class_service final : public over<api::ClassService> {
 public:
-  explicit class_service(context& shared) : shared_{shared} {}
+  using over::over;
   unary* CreateConnectorClass(rpc* of, const api::CreateConnectorClassRequest* q, api::ConnectorClass* a) override;
   unary* GetConnectorClass(rpc* of, const api::GetConnectorClassRequest* q, api::ConnectorClass* a) override;
   unary* ListConnectorClasses(rpc* of, const api::ListConnectorClassesRequest* q, api::ListConnectorClassesResponse* a) override;
@@ -68,23 +69,18 @@ public:
   unary* ListGatewayClasses(rpc* of, const api::ListGatewayClassesRequest* q, api::ListGatewayClassesResponse* a) override;
   unary* UpdateGatewayClass(rpc* of, const api::UpdateGatewayClassRequest* q, api::GatewayClass* a) override;
   unary* DeleteGatewayClass(rpc* of, const api::DeleteGatewayClassRequest* q, Empty* a) override;
-
-private:
-  context& shared_;
 };
 
-class operations_service final : public api::OperationsService::CallbackService {
+class operations_service final : public over<api::OperationsService> {
 public:
-  explicit operations_service(context& shared) : shared_{shared} {}
+  using over::over;
   unary* GetInstance(rpc* of, const api::GetInstanceRequest* q, api::Instance* a) override;
   unary* ListInstances(rpc* of, const api::ListInstancesRequest* q, api::ListInstancesResponse* a) override;
+  unary* DrainInstance(rpc* of, const api::DrainInstanceRequest* q, api::Instance* a) override;
   unary* GetPartition(rpc* of, const api::GetPartitionRequest* q, api::Partition* a) override;
   unary* ListPartitions(rpc* of, const api::ListPartitionsRequest* q, api::ListPartitionsResponse* a) override;
   unary* ListAuditEvents(rpc* of, const api::ListAuditEventsRequest* q, api::ListAuditEventsResponse* a) override;
   unary* GetServerInfo(rpc* of, const api::GetServerInfoRequest* q, api::ServerInfo* a) override;
-
-private:
-  context& shared_;
 };
 
 }  // namespace warren::admin

@@ -40,7 +40,8 @@ static_assert([] {
 }(), "every errc has its row, in the order of the enum");
 
 constexpr std::string_view domain = "warren";
-constexpr std::size_t violations_max = 64;  // trailing metadata has to stay below 8 KiB of most clients
+// Trailing metadata has to stay below the 8 KiB that most clients take, and travels in base 64.
+constexpr std::size_t violations_bytes_max = 4 * 1024;
 
 std::string upper(std::string_view text) {
   std::string out{text};
@@ -52,10 +53,13 @@ std::string upper(std::string_view text) {
 void add_violations(google::rpc::Status& status, const std::vector<violation>& violations) {
   if (violations.empty()) return;
   google::rpc::BadRequest bad;
-  for (std::size_t i = 0; i < std::min(violations.size(), violations_max); ++i) {
+  std::size_t bytes = 0;
+  for (const auto& each : violations) {
+    bytes += each.field.size() + each.message.size() + 8;
+    if (bytes > violations_bytes_max) break;  // the message says how many there are
     auto& v = *bad.add_field_violations();
-    v.set_field(violations[i].field);
-    v.set_description(violations[i].message);
+    v.set_field(each.field);
+    v.set_description(each.message);
   }
   status.add_details()->PackFrom(bad);
 }
@@ -100,7 +104,7 @@ grpc::Status invalid_status(std::vector<violation> violations) {
   return error_status(errc::invalid, message, details);
 }
 
-grpc::Status reply_status(const corev1::Reply& reply, const std::string& prefix, const std::string& request_id) {
+grpc::Status reply_status(const corev1::Reply& reply, const request_names& names, const std::string& request_id) {
   const auto code = errc_from(reply.code()).value_or(errc::internal);
   if (code == errc::none) return grpc::Status::OK;
   error_details details;
@@ -109,9 +113,7 @@ grpc::Status reply_status(const corev1::Reply& reply, const std::string& prefix,
   details.request_id = request_id;
   std::string message = reply.message().empty() ? reply.code() : reply.message();
   if (!reply.field().empty()) {
-    const bool of_request = reply.field() == "request_id" || reply.field() == "etag" || reply.field() == "name" ||
-                            reply.field() == "public_key" || reply.field() == "tunnel_id" || reply.field() == "connector_id";
-    const auto field = of_request ? reply.field() : prefix + reply.field();
+    const auto field = request_field(names, reply.field());
     details.violations.push_back({field, message});
     if (code == errc::invalid) message = fmt::format("{}: {}", field, message);
   }

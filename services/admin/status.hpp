@@ -8,6 +8,7 @@
 
 #include "actors/core/error.hpp"
 #include "actors/core/time.hpp"
+#include "services/admin/validate.hpp"
 #include "warren/core/v1/commands.pb.h"
 
 namespace warren::admin {
@@ -28,8 +29,8 @@ struct error_details {
 grpc::Status error_status(errc code, const std::string& message, const error_details& details = {});
 /// INVALID_ARGUMENT naming all fields; the message names the first.
 grpc::Status invalid_status(std::vector<violation> violations);
-/// Of an owner's answer that is not "done". `prefix` turns the spec's field into the request's ("tunnel.").
-grpc::Status reply_status(const corev1::Reply& reply, const std::string& prefix, const std::string& request_id);
+/// Of an owner's answer that is not "done"; names the request's field.
+grpc::Status reply_status(const corev1::Reply& reply, const request_names& names, const std::string& request_id);
 
 /// The details of a status that came over the wire; empty where it has none.
 error_details details_of(const grpc::Status& status);

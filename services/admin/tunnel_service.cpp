@@ -20,6 +20,10 @@ void show(const context& shared, const corev1::Reply& reply, api::Tunnel& out) {
   });
 }
 
+auto shown(const context& shared, api::Tunnel* a) {
+  return [&shared, a](const corev1::Reply& reply) { show(shared, reply, *a); };
+}
+
 std::string hint_for(const tunnel::chain_link& link, const resource_name& name) {
   if (link.what != tunnel::chain_link::state::missing) return {};
   const auto has = [&](std::string_view word) { return link.name.find(word) != std::string::npos; };
@@ -33,13 +37,13 @@ std::string hint_for(const tunnel::chain_link& link, const resource_name& name) 
 }  // namespace
 
 unary* tunnel_service::CreateTunnel(rpc* of, const api::CreateTunnelRequest* q, api::Tunnel* a) {
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) { show(shared_, reply, *a); });
+  return change(shared_, *of, *q, shown(shared_, a));
 }
 unary* tunnel_service::UpdateTunnel(rpc* of, const api::UpdateTunnelRequest* q, api::Tunnel* a) {
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) { show(shared_, reply, *a); });
+  return change(shared_, *of, *q, shown(shared_, a));
 }
 unary* tunnel_service::DeleteTunnel(rpc* of, const api::DeleteTunnelRequest* q, api::Tunnel* a) {
-  return change(shared_, *of, *q, [this, a](const corev1::Reply& reply) { show(shared_, reply, *a); });
+  return change(shared_, *of, *q, shown(shared_, a));
 }
 
 unary* tunnel_service::GetTunnel(rpc* of, const api::GetTunnelRequest* q, api::Tunnel* a) {

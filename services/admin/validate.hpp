@@ -16,12 +16,21 @@ namespace warren::admin {
 namespace corev1 = warren::core::v1;
 namespace api = warren::admin::v1;
 
+/// How a request calls what its command and the owner's answer call otherwise.
+struct request_names {
+  std::string prefix;  ///< of the resource's fields: "tunnel."
+  std::string id;      ///< of the name: "tunnel_id", "tunnel.name" or "name"
+  std::string etag;    ///< "tunnel.etag" or "etag"; empty: it has none
+};
+/// `field` as the spec or the owner names it ("class", "rules[0].target", "name") in the request's words.
+std::string request_field(const request_names& names, std::string_view field);
+
 /// A command whose every field is within its limits and in its stored spelling; project, method and request
 /// id are filled in. With violations, the command is not to be used.
 struct checked_command {
   corev1::Command command;
   std::vector<violation> violations;
-  std::string prefix;  ///< how the request calls the resource: "tunnel."
+  request_names names;
 };
 
 checked_command check(const api::CreateTunnelRequest& r);
@@ -66,5 +75,6 @@ void check_text(std::string_view text, std::size_t bytes_max, std::string_view f
 inline constexpr std::size_t filter_bytes_max = 2048;
 inline constexpr std::size_t token_bytes_max = 16 * 1024;  // a watch token names each partition
 inline constexpr std::size_t etag_bytes_max = 128;
+inline constexpr int update_mask_paths_max = 32;           // more than any resource has fields
 
 }  // namespace warren::admin

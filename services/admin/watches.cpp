@@ -37,7 +37,7 @@ class stream final : public grpc::ServerWriteReactor<Response>,
                      public endable,
                      public std::enable_shared_from_this<stream<Response>> {
 public:
-  explicit stream(context& shared) : shared_{shared} {}
+  stream(context& shared, grpc::CallbackServerContext& of) : shared_{shared}, of_{of} {}
 
   void start(replica::watch_options options) {
     {
@@ -101,15 +101,18 @@ private:
   }
   void open(replica::watch_options options) {
     options.wall_ms = wall_ms();
+    options.queue_max = shared_.config.watch_queue_max;
     options.ready = [weak = this->weak_from_this()] {
       if (const auto self = weak.lock()) self->ring();
     };
     auto opened = replica::watcher::open(shared_.view, std::move(options));
     std::lock_guard lock{mutex_};
     if (auto* refused = std::get_if<replica::watcher::refused>(&opened)) {
+      // The replica's words begin with the field's name, as a message's do.
       error_details details;
-      details.violations.push_back({"resume_token", refused->message});
-      end_ = error_status(refused->code, "resume_token: " + refused->message, details);
+      const auto words = refused->message.find(": ");
+      details.violations.push_back({"resume_token", refused->message.substr(words == std::string::npos ? 0 : words + 2)});
+      end_ = error_status(refused->code, refused->message, details);
     } else {
       watcher_ = std::move(std::get<std::unique_ptr<replica::watcher>>(opened));
     }
@@ -118,35 +121,71 @@ private:
   /// Has pump() run on a thread of gRPC's, soon.
   void ring() {
     if (rung_.exchange(true)) return;
-    auto alarm = std::make_shared<grpc::Alarm>();
-    auto* raw = alarm.get();
-    raw->Set(std::chrono::system_clock::now(), [self = this->shared_from_this(), alarm = std::move(alarm)](bool) mutable {
-      const auto over = std::move(alarm);  // gRPC keeps this callback as long as the alarm lives
+    call_at(std::chrono::system_clock::now(), [self = this->shared_from_this()]() mutable {
       const auto alive = std::move(self);
       alive->rung_ = false;
       alive->pump();
+    });
+  }
+  /// Looks at a write again that has been under way for too long by then.
+  void look_later() {
+    if (looking_.exchange(true)) return;
+    call_at(std::chrono::system_clock::now() + shared_.config.watch_patience, [weak = this->weak_from_this()] {
+      const auto alive = weak.lock();
+      if (!alive) return;
+      alive->looking_ = false;
+      alive->pump();
+    });
+  }
+  template <class F> static void call_at(std::chrono::system_clock::time_point at, F then) {
+    auto alarm = std::make_shared<grpc::Alarm>();
+    auto* raw = alarm.get();
+    raw->Set(at, [then = std::move(then), alarm = std::move(alarm)](bool) mutable {
+      const auto over = std::move(alarm);  // gRPC keeps this callback as long as the alarm lives
+      then();
     });
   }
 
   void pump() {
     std::optional<grpc::Status> finish;
     const Response* write = nullptr;
+    bool too_long = false;
     {
       std::lock_guard lock{mutex_};
-      if (writing_ || finished_) return;
-      if (!end_ && pending_.empty()) fill();
-      if (end_) {
-        finished_ = true;
-        finish = end_;
-      } else if (!pending_.empty()) {
-        writing_ = true;
-        write = &pending_.front();
+      if (finished_ || cutting_) return;
+      if (writing_) {
+        // A reader that is slow is told so in its turn; one that takes nothing at all only holds a place.
+        too_long = !end_ && steady_ms() - writing_since_ms_ >= shared_.config.watch_patience.count();
+        cutting_ = too_long;
+        if (!end_ && !too_long) look_later();
+      } else {
+        if (!end_ && pending_.empty()) fill();
+        if (end_) {
+          finished_ = true;
+          finish = end_;
+        } else if (!pending_.empty()) {
+          writing_ = true;
+          writing_since_ms_ = steady_ms();
+          write = &pending_.front();
+        }
       }
     }
-    if (finish)
+    if (too_long)
+      cut();
+    else if (finish)
       this->Finish(*finish);
     else if (write != nullptr)
       this->StartWrite(write);
+  }
+
+  /// Nobody finishes the call while it is cancelled: it would be gone.
+  void cut() {
+    of_.TryCancel();
+    {
+      std::lock_guard lock{mutex_};
+      cutting_ = false;
+    }
+    ring();
   }
 
   void fill() {
@@ -161,17 +200,20 @@ private:
   }
 
   context& shared_;
-  std::atomic<bool> rung_{false};
+  grpc::CallbackServerContext& of_;  // lives until OnDone
+  std::atomic<bool> rung_{false}, looking_{false};
   std::mutex mutex_;
   std::unique_ptr<replica::watcher> watcher_;
   std::deque<Response> pending_;  // at most taken_at_once
-  bool writing_ = false, finished_ = false;
+  bool writing_ = false, finished_ = false, cutting_ = false;
+  std::int64_t writing_since_ms_ = 0;
   std::optional<grpc::Status> end_;
 };
 
 template <class Response, class Request>
-grpc::ServerWriteReactor<Response>* watch(context& shared, const Request& q, replica::watched what) {
-  auto s = std::make_shared<stream<Response>>(shared);
+grpc::ServerWriteReactor<Response>* watch(context& shared, grpc::CallbackServerContext& of, const Request& q,
+                                          replica::watched what) {
+  auto s = std::make_shared<stream<Response>>(shared, of);
   auto* reactor = s.get();
   std::vector<violation> violations;
   replica::watch_options options;
@@ -188,14 +230,14 @@ grpc::ServerWriteReactor<Response>* watch(context& shared, const Request& q, rep
 
 }  // namespace
 
-grpc::ServerWriteReactor<api::WatchTunnelsResponse>* watch_tunnels(context& shared, grpc::CallbackServerContext&,
+grpc::ServerWriteReactor<api::WatchTunnelsResponse>* watch_tunnels(context& shared, grpc::CallbackServerContext& of,
                                                                    const api::WatchTunnelsRequest& q) {
-  return watch<api::WatchTunnelsResponse>(shared, q, replica::watched::tunnels);
+  return watch<api::WatchTunnelsResponse>(shared, of, q, replica::watched::tunnels);
 }
 grpc::ServerWriteReactor<api::WatchConnectorsResponse>* watch_connectors(context& shared,
-                                                                         grpc::CallbackServerContext&,
+                                                                         grpc::CallbackServerContext& of,
                                                                          const api::WatchConnectorsRequest& q) {
-  return watch<api::WatchConnectorsResponse>(shared, q, replica::watched::connectors);
+  return watch<api::WatchConnectorsResponse>(shared, of, q, replica::watched::connectors);
 }
 
 }  // namespace warren::admin
