@@ -6,7 +6,9 @@
 #include <fstream>
 #include <functional>
 #include <optional>
+#include <set>
 #include <sstream>
+#include <thread>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -32,7 +34,7 @@ using std::chrono::system_clock;
 
 struct refused { grpc::Status status; };      // the server, or nobody, said no
 struct usage { std::string message; };        // the command line makes no sense
-struct too_late { std::string message; };     // what was waited for has not come
+struct too_late { std::string message, hint; };  // what was waited for has not come
 
 std::optional<milliseconds> parse_span(const std::string& text) {
   std::int64_t n = 0;
@@ -76,7 +78,7 @@ struct options {
   std::string name, file, connector, target, path_prefix = "/", gateway_class, connector_class, lease, public_key,
       key_file, instance, bundle, wait_for = "ready", dial_mode, idle_timeout, shell;
   std::vector<std::string> hostnames, rules, networks, listen;
-  bool disabled = false, enabled = false, insecure = false, all_projects = false;
+  bool disabled = false, enabled = false, insecure = false, all_projects = false, wait = false;
   int limit = 100;
 };
 
@@ -160,6 +162,7 @@ public:
       if (until) context.set_deadline(*until);
       auto reader = (stub.get()->*method)(&context, request);
       Response response;
+      const auto from = request.resume_token();
       while (reader->Read(&response)) {
         if (!response.resume_token().empty()) request.set_resume_token(response.resume_token());
         if (seen(response)) {
@@ -172,7 +175,11 @@ public:
         request.clear_resume_token();
         continue;
       }
-      if (status.error_code() != grpc::StatusCode::UNAVAILABLE || request.resume_token().empty()) throw refused{status};
+      const bool moved = request.resume_token() != from;
+      const bool too_slow = status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && moved;
+      if ((status.error_code() != grpc::StatusCode::UNAVAILABLE && !too_slow) || request.resume_token().empty())
+        throw refused{status};
+      if (!moved) std::this_thread::sleep_for(milliseconds{100});  // a server on its way out refuses at once
     }
   }
 
@@ -363,8 +370,8 @@ void wait_for_tunnel(session& s) {
     if (last)
       for (const auto& c : last->conditions())
         if (c.type() == type) why = fmt::format(": {} {} {}", c.status(), c.reason(), c.message());
-    throw too_late{fmt::format("{} is not {} after {}{}\nhint: warrenctl tunnel why {}", name, s.o.wait_for,
-                               span(patience.count()), why, s.o.name)};
+    throw too_late{fmt::format("{} is not {} after {}{}", name, s.o.wait_for, span(patience.count()), why),
+                   "warrenctl tunnel why " + s.o.name};
   }
   if (last && !deleted) s.show(*last);
   else s.around.out << name << " " << s.o.wait_for << '\n';
@@ -478,6 +485,53 @@ api::GatewayClass gateway_class_from(const options& o) {
   for (const auto& l : o.listen) c.add_listen(l);
   if (!o.idle_timeout.empty()) put(*c.mutable_stream_idle_timeout(), o.idle_timeout, "--stream-idle-timeout");
   return c;
+}
+
+// ---- instances ----
+
+using operations = api::OperationsService;
+
+std::vector<api::Instance> all_instances(session& s) {
+  std::vector<api::Instance> all;
+  api::ListInstancesRequest q;
+  q.set_page_size(1000);
+  for (;;) {
+    const auto page = s.call<operations>(&operations::Stub::ListInstances, q);
+    all.insert(all.end(), page.instances().begin(), page.instances().end());
+    if (page.next_page_token().empty()) return all;
+    q.set_page_token(page.next_page_token());
+  }
+}
+/// Of the id, or of the name that it was configured with: then the one that is alive.
+std::string instance_name(session& s) {
+  const auto& given = s.o.name;
+  if (given.find_first_not_of("0123456789") == std::string::npos || given.find('/') != std::string::npos)
+    return s.full("instances");
+  std::string found;
+  for (const auto& each : all_instances(s))
+    if (each.display_name() == given && (found.empty() || each.alive())) found = each.name();
+  if (found.empty()) throw refused{grpc::Status{grpc::StatusCode::NOT_FOUND, "there is no instance " + given}};
+  return found;
+}
+api::Instance get_instance(session& s, const std::string& name) {
+  api::GetInstanceRequest q;
+  q.set_name(name);
+  return s.call<operations>(&operations::Stub::GetInstance, q);
+}
+void drain_instance(session& s) {
+  api::DrainInstanceRequest q;
+  q.set_name(instance_name(s));
+  auto now = s.call<operations>(&operations::Stub::DrainInstance, q);
+  const auto patience = s.o.timeout.empty() ? milliseconds{30'000} : s.timeout;
+  const auto until = system_clock::now() + patience;
+  while (s.o.wait && now.alive() && now.partitions() > 0) {
+    if (system_clock::now() >= until)
+      throw too_late{fmt::format("{} still has {} partitions after {}", q.name(), now.partitions(), span(patience.count())),
+                     "warrenctl instance list shows who could take them"};
+    std::this_thread::sleep_for(milliseconds{100});  // nobody tells when a partition moves
+    now = get_instance(s, q.name());
+  }
+  s.show(now);
 }
 
 // ---- diagnostics ----
@@ -686,9 +740,9 @@ private:
     add(i, "list", "List instances", [](session& s) {
       s.list<ops>(&ops::Stub::ListInstances, s.listing<api::ListInstancesRequest>(), [](auto& r) { return r.mutable_instances(); });
     }, false);
-    add(i, "get", "Show an instance", [](session& s) {
-      s.show(s.call<ops>(&ops::Stub::GetInstance, s.named<api::GetInstanceRequest>("instances")));
-    }, true);
+    add(i, "get", "Show an instance, by its id or its name", [](session& s) { s.show(get_instance(s, instance_name(s))); }, true);
+    add(i, "drain", "Have an instance give its partitions to the others", drain_instance, true)
+        ->add_flag("--wait", o.wait, "until it has none");
     auto* p = noun("partition", "Units of ownership");
     add(p, "list", "List partitions", [](session& s) {
       s.list<ops>(&ops::Stub::ListPartitions, s.listing<api::ListPartitionsRequest>(), [](auto& r) { return r.mutable_partitions(); });
@@ -716,42 +770,108 @@ private:
   }
 };
 
-void print_completion(const CLI::App& app, const std::string& shell, std::ostream& out) {
-  const auto any = [](const CLI::App*) { return true; };
-  if (shell == "fish") {
-    out << "complete -c warrenctl -f\n";
-    for (const auto* noun : app.get_subcommands(any)) {
-      out << fmt::format("complete -c warrenctl -n __fish_use_subcommand -a {} -d '{}'\n", noun->get_name(), noun->get_description());
-      for (const auto* verb : noun->get_subcommands(any))
-        out << fmt::format("complete -c warrenctl -n '__fish_seen_subcommand_from {}' -a {}\n", noun->get_name(), verb->get_name());
-    }
-    return;
+// ---- completion ----
+
+const auto any_app = [](const CLI::App*) { return true; };
+
+std::string words_of(const CLI::App& of) {
+  std::vector<std::string> all;
+  for (const auto* each : of.get_subcommands(any_app)) all.push_back(each->get_name());
+  return fmt::format("{}", fmt::join(all, " "));
+}
+/// "--name -n" of each option.
+std::string flags_of(const CLI::App& of) {
+  std::string all;
+  for (const auto* option : of.get_options()) {
+    for (const auto& name : option->get_lnames()) all += " --" + name;
+    for (const auto& name : option->get_snames()) all += " -" + name;
   }
-  if (shell == "zsh") out << "autoload -U +X bashcompinit && bashcompinit\n";
-  const auto words = [&](const CLI::App* of) {
-    std::string all;
-    for (const auto* each : of->get_subcommands(any)) all += (all.empty() ? "" : " ") + each->get_name();
-    return all;
-  };
-  const auto flags = [&](const CLI::App* of) {
-    std::string all;
-    for (const auto* option : of->get_options())
-      for (const auto& name : option->get_lnames()) all += (all.empty() ? "--" : " --") + name;
-    return all;
-  };
-  out << "_warrenctl() {\n  local cur=\"${COMP_WORDS[COMP_CWORD]}\" noun=\"${COMP_WORDS[1]}\" verb=\"${COMP_WORDS[2]}\"\n"
-      << "  if [ \"$COMP_CWORD\" -eq 1 ]; then COMPREPLY=($(compgen -W '" << words(&app) << "' -- \"$cur\")); return; fi\n"
-      << "  if [ \"$COMP_CWORD\" -eq 2 ]; then case \"$noun\" in\n";
-  for (const auto* noun : app.get_subcommands(any))
-    if (const auto all = words(noun); !all.empty())
-      out << "    " << noun->get_name() << ") COMPREPLY=($(compgen -W '" << all << "' -- \"$cur\")); return;;\n";
-  out << "    completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$cur\")); return;;\n  esac; fi\n"
-      << "  case \"$noun $verb\" in\n";
-  for (const auto* noun : app.get_subcommands(any))
-    for (const auto* verb : noun->get_subcommands(any))
-      out << "    '" << noun->get_name() << ' ' << verb->get_name() << "') COMPREPLY=($(compgen -W '" << flags(verb) << ' '
-          << flags(&app) << "' -- \"$cur\"));;\n";
-  out << "  esac\n}\ncomplete -F _warrenctl warrenctl\n";
+  return all;
+}
+/// Those that a value follows, of this application and all below it, as a pattern of the shell's case.
+void add_valued(const CLI::App& of, std::set<std::string>& all) {
+  for (const auto* option : of.get_options()) {
+    if (option->get_expected_max() == 0) continue;
+    for (const auto& name : option->get_lnames()) all.insert("--" + name);
+    for (const auto& name : option->get_snames()) all.insert("-" + name);
+  }
+  for (const auto* each : of.get_subcommands(any_app)) add_valued(*each, all);
+}
+
+/// What may follow an option, where that is known.
+const std::vector<std::pair<std::string, std::string>> option_values{
+    {"output", "table json yaml name"}, {"for", "ready programmed accepted deleted"}, {"dial-mode", "direct tunnel-listener"}};
+const std::string shells = "bash zsh fish";
+
+void print_bash(const CLI::App& app, std::ostream& out) {
+  std::set<std::string> valued;
+  add_valued(app, valued);
+  out << "_warrenctl() {\n"
+         "  local cur=\"${COMP_WORDS[COMP_CWORD]}\" prev=\"${COMP_WORDS[COMP_CWORD-1]}\" noun= verb= i\n"
+         "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
+         "    case \"${COMP_WORDS[i]}\" in\n"
+         "      "
+      << fmt::format("{}", fmt::join(valued, "|"))
+      << "|:|=) i=$((i + 1));;\n"
+         "      -*) ;;\n"
+         "      *) if [ -z \"$noun\" ]; then noun=\"${COMP_WORDS[i]}\"; elif [ -z \"$verb\" ]; then verb=\"${COMP_WORDS[i]}\"; fi;;\n"
+         "    esac\n"
+         "  done\n"
+         "  case \"$prev\" in\n";
+  for (const auto& [option, values] : option_values)
+    out << "    --" << option << (option == "output" ? "|-o" : "") << ") COMPREPLY=($(compgen -W '" << values << "' -- \"$cur\")); return;;\n";
+  out << "    --file|-f|--key-file) COMPREPLY=($(compgen -f -- \"$cur\")); return;;\n"
+      << "    " << fmt::format("{}", fmt::join(valued, "|")) << ") COMPREPLY=(); return;;\n"
+      << "  esac\n"
+         "  local words=''\n"
+         "  case \"$noun $verb\" in\n"
+      << "    ' ') words='" << words_of(app) << "';;\n";
+  for (const auto* noun : app.get_subcommands(any_app)) {
+    const auto verbs = noun->get_name() == "completion" ? shells : words_of(*noun);
+    out << "    '" << noun->get_name() << " ') words='" << verbs << "';;\n";
+    for (const auto* verb : noun->get_subcommands(any_app))
+      out << "    '" << noun->get_name() << ' ' << verb->get_name() << "') words='" << flags_of(*verb) << "';;\n";
+  }
+  out << "  esac\n"
+      << "  case \"$cur\" in -*) words=\"$words " << flags_of(app) << "\";; esac\n"
+      << "  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _warrenctl warrenctl\n";
+}
+
+std::string quoted(std::string text) {
+  for (std::size_t at = 0; (at = text.find_first_of("'\\", at)) != std::string::npos; at += 2) text.insert(at, "\\");
+  return "'" + text + "'";
+}
+void print_fish_options(const CLI::App& of, const std::string& when, std::ostream& out) {
+  for (const auto* option : of.get_options()) {
+    if (option->get_lnames().empty()) continue;
+    out << "complete -c warrenctl" << (when.empty() ? "" : " -n " + quoted(when)) << " -l " << option->get_lnames().front();
+    if (!option->get_snames().empty()) out << " -s " << option->get_snames().front();
+    if (option->get_expected_max() > 0) out << " -r";
+    for (const auto& [name, values] : option_values)
+      if (name == option->get_lnames().front()) out << " -f -a " << quoted(values);
+    out << " -d " << quoted(option->get_description()) << '\n';
+  }
+}
+void print_fish(const CLI::App& app, std::ostream& out) {
+  const std::string seen = "__fish_seen_subcommand_from ";
+  out << "complete -c warrenctl -f\n";
+  print_fish_options(app, "", out);
+  for (const auto* noun : app.get_subcommands(any_app)) {
+    const auto verbs = noun->get_name() == "completion" ? shells : words_of(*noun);
+    out << "complete -c warrenctl -n __fish_use_subcommand -a " << noun->get_name() << " -d " << quoted(noun->get_description()) << '\n';
+    const auto before = seen + noun->get_name() + "; and not " + seen + verbs;
+    if (noun->get_name() == "completion") out << "complete -c warrenctl -n " << quoted(before) << " -a " << quoted(verbs) << '\n';
+    for (const auto* verb : noun->get_subcommands(any_app)) {
+      out << "complete -c warrenctl -n " << quoted(before) << " -a " << verb->get_name() << " -d " << quoted(verb->get_description()) << '\n';
+      print_fish_options(*verb, seen + noun->get_name() + "; and " + seen + verb->get_name(), out);
+    }
+  }
+}
+
+void print_completion(const CLI::App& app, const std::string& shell, std::ostream& out) {
+  if (shell == "fish") return print_fish(app, out);
+  if (shell == "zsh") out << "autoload -U +X compinit && compinit -u\nautoload -U +X bashcompinit && bashcompinit\n";
+  print_bash(app, out);
 }
 
 void print_version(session& s) {
@@ -765,32 +885,49 @@ void print_version(session& s) {
   }
 }
 
+/// A word that is no verb is what is wrong, not that one is missing; empty: it is something else.
+std::string unknown_word(const CLI::App& app, std::string& hint) {
+  const auto any = [](const CLI::App*) { return true; };
+  const auto unknown = app.remaining(true);
+  const CLI::App* at = &app;
+  for (const auto* noun : app.get_subcommands())
+    if (!noun->get_subcommands(any).empty() && noun->get_subcommands().empty()) at = noun;
+  const auto known = at->get_subcommands(any);
+  if (unknown.empty() || known.empty()) return {};
+  std::vector<std::string> names;
+  for (const auto* each : known) names.push_back(each->get_name());
+  hint = fmt::format("there are: {}", fmt::join(names, ", "));
+  return fmt::format("{} knows no {}", at->get_name(), unknown.front());
+}
+
+void run_verb(const verb& v, session& s) {
+  const auto noun = v.app->get_parent()->get_name(), name = v.app->get_name();
+  const bool of_project = noun == "tunnel" || noun == "connector";
+  if (s.o.watch && (!of_project || (name != "list" && name != "get")))
+    throw usage{"--watch is for list and get of tunnels and connectors"};
+  if (s.o.all_projects && of_project && ((name != "list" && name != "watch") || !s.o.name.empty()))
+    throw usage{fmt::format("{} {} is about one project: name it with --project, without --all-projects", noun, name)};
+  v.run(s);
+}
+
 }  // namespace
 
 int run(std::vector<std::string> arguments, surroundings& around) {
+  const auto say = [&](std::string_view code, const std::string& message, const std::string& hint) {
+    around.err << fmt::format("warrenctl: {}: {}\nhint: {}\n", code, message, hint);
+  };
   command_line line;
   try {
     std::reverse(arguments.begin(), arguments.end());
     line.app.parse(arguments);
-  } catch (const CLI::RequiredError& e) {
-    // A word that is no verb is what is wrong, not that one is missing.
-    const auto unknown = line.app.remaining(true);
-    const CLI::App* at = &line.app;
-    for (const auto* noun : line.app.get_subcommands())
-      if (!noun->get_subcommands([](const CLI::App*) { return true; }).empty() && noun->get_subcommands().empty()) at = noun;
-    const auto known = at->get_subcommands([](const CLI::App*) { return true; });
-    if (unknown.empty() || known.empty()) {
-      line.app.exit(e, around.out, around.err);
-      return wrong_usage;
-    }
-    std::vector<std::string> names;
-    for (const auto* each : known) names.push_back(each->get_name());
-    around.err << fmt::format("warrenctl: {} knows no {}\nhint: there are: {}\n", at->get_name(), unknown.front(),
-                              fmt::join(names, ", "));
-    return wrong_usage;
+  } catch (const CLI::Success& e) {
+    line.app.exit(e, around.out, around.err);
+    return done;
   } catch (const CLI::ParseError& e) {
-    const int code = line.app.exit(e, around.out, around.err);
-    return code == 0 ? done : wrong_usage;
+    std::string message, hint = "--help says more";
+    if (dynamic_cast<const CLI::RequiredError*>(&e) != nullptr) message = unknown_word(line.app, hint);
+    say("USAGE", message.empty() ? e.what() : message, hint);
+    return wrong_usage;
   }
   try {
     if (line.completion->parsed()) {
@@ -798,23 +935,15 @@ int run(std::vector<std::string> arguments, surroundings& around) {
       return done;
     }
     session s{line.o, around};
-    if (line.version->parsed()) {
-      print_version(s);
-      return done;
-    }
-    for (const auto& v : line.verbs) {
-      if (!v.app->parsed()) continue;
-      const auto noun = v.app->get_parent()->get_name();
-      if (line.o.watch && noun != "tunnel" && noun != "connector")
-        throw usage{"--watch is for tunnels and connectors"};
-      v.run(s);
-    }
+    if (line.version->parsed()) print_version(s);
+    for (const auto& v : line.verbs)
+      if (v.app->parsed()) run_verb(v, s);
     return done;
   } catch (const usage& u) {
-    around.err << "warrenctl: " << u.message << "\nhint: --help says more\n";
+    say("USAGE", u.message, "--help says more");
     return wrong_usage;
   } catch (const too_late& t) {
-    around.err << "warrenctl: " << t.message << '\n';
+    say("TIMED_OUT", t.message, t.hint);
     return timed_out;
   } catch (const refused& r) {
     if (line.o.watch && r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return timed_out;

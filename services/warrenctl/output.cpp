@@ -95,6 +95,11 @@ std::string hint(grpc::StatusCode code, const std::string& server, bool from_war
     case grpc::StatusCode::ABORTED: return "it has changed since you read it: read it again and decide anew";
     case grpc::StatusCode::DEADLINE_EXCEEDED: return "give it longer with --timeout";
     case grpc::StatusCode::RESOURCE_EXHAUSTED: return "wait a little and try again";
+    case grpc::StatusCode::INVALID_ARGUMENT: return "correct what is named; --help says what is expected";
+    case grpc::StatusCode::FAILED_PRECONDITION: return "change what is named first, then try again";
+    case grpc::StatusCode::PERMISSION_DENIED: return "ask whoever may, or call as somebody else";
+    case grpc::StatusCode::OUT_OF_RANGE: return "start anew: what it refers to is too long ago";
+    case grpc::StatusCode::INTERNAL: return "a fault of Warren: the log of warrend says more";
     case grpc::StatusCode::UNIMPLEMENTED: return "the server is of another release: see warrenctl version";
     default: return {};
   }
