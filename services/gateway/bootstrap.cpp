@@ -75,6 +75,8 @@ static_resources:
   # Where the control plane is.
   - name: warren-ads
     type: {type}
+    # Of a name, all addresses: one instance behind it may listen on IPv4 only, another on IPv6.
+    dns_lookup_family: ALL
     connect_timeout: 1s
     load_assignment:
       cluster_name: warren-ads

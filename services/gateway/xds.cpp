@@ -222,7 +222,11 @@ void gateway_server::impl::request(std::uint64_t id, std::shared_ptr<discovery::
       admit(c, *r);
       if (streams.count(id) == 0) return;
       // The next read waits with it: a gateway that is not served yet costs one request.
-      if (!warm) { c.held = r; return; }
+      if (!warm) {
+        count.add("warren_gateway_held_streams_total");
+        c.held = r;
+        return;
+      }
       c.talk = std::make_unique<session>(rows, c.gateway_class);
       c.talk->on_acknowledged = [this](kind k, std::int64_t ms) {
         count.add("warren_gateway_acks_total", short_name(k));

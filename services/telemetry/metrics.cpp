@@ -68,6 +68,7 @@ constexpr metric table[] = {
     {"warren_gateway_nacks_total", type::counter, "type", "Responses that gateways refused."},
     {"warren_gateway_streams", type::gauge, "", "Gateways connected to this instance."},
     {"warren_gateway_refused_streams_total", type::counter, "", "Streams of gateways that are not registered or not allowed."},
+    {"warren_gateway_held_streams_total", type::counter, "", "Streams of gateways that waited for this instance to read everything."},
     {"warren_gateway_stalled", type::gauge, "", "Gateways that do not acknowledge what they were sent."},
     {"warren_gateway_ack_seconds", type::histogram, "", "From a push to its acknowledgement."},
     // admin API
