@@ -23,6 +23,7 @@
 
 #include "services/gateway/bootstrap.hpp"
 #include "services/gateway/xds.hpp"
+#include "test/support/forwarder.hpp"
 
 namespace {
 
@@ -269,7 +270,7 @@ answer ask(std::uint16_t port, const std::string& method, const std::string& hos
 struct world {
   no_counters counts;
   replica::view view;
-  std::uint16_t port = free_port();
+  std::uint16_t port;
   std::int64_t incarnation = 7;
   std::map<partition_id, revision_t> revisions{{tenants, incarnation << 32}, {registry, incarnation << 32}};
   std::int64_t next_claim = 1;
@@ -282,7 +283,8 @@ struct world {
   std::unique_ptr<gateway::gateway_server> server;
   int xds_port = 0;
 
-  explicit world(std::vector<v1::Row> rows = {}) {
+  /// `listen`: where visitors come in; `complete` false: tenants' rows have not been read yet, see load().
+  explicit world(std::vector<v1::Row> rows = {}, std::uint16_t listen = free_port(), bool complete = true) : port{listen} {
     view.set_partitions(1, now_ms());
     std::vector<v1::Row> registered;
     {
@@ -300,10 +302,13 @@ struct world {
       g.set_version(++revisions[registry]);
       g.set_class_("default");
     }
-    for (auto& r : rows) stamp(r, ++revisions[tenants]);
     view.apply_fetched(registry, true, revisions[registry], 1, registered, now_ms(), now_ms());
-    view.apply_fetched(tenants, true, revisions[tenants], 1, rows, now_ms(), now_ms());
+    if (complete) load(std::move(rows));
     start_server(0);
+  }
+  void load(std::vector<v1::Row> rows) {
+    for (auto& r : rows) stamp(r, ++revisions[tenants]);
+    view.apply_fetched(tenants, true, revisions[tenants], 1, rows, now_ms(), now_ms());
   }
   ~world() { server->stop(); }
 
@@ -560,6 +565,82 @@ TEST_CASE("what gateways need not know is not sent, and a gateway that returns u
   // And it follows again.
   REQUIRE(w.acknowledged(w.commit({a_connector({agent.address()}, false)})));
   require_offline(ask(w.port, "GET", "a.example"), "connector-offline");
+}
+
+TEST_CASE("a gateway that moves to another instance is sent only what differs") {
+  if (no_envoy()) return;
+  stand_in_agent agent;
+  world here;
+  const std::vector<v1::Row> rows{a_tunnel("one", "one.example"), here.claim("one.example", "one"), a_tunnel("two", "two.example"),
+                                  here.claim("two.example", "two"), a_connector({agent.address()}), an_attachment("one"), an_attachment("two")};
+  for (const auto& r : rows) here.commit({r});
+  // The other one has read the same rows at once, at other revisions; its streams are numbered later.
+  world there{rows, here.port};
+  there.streams = 100;
+  stack::forwarder wire{{std::to_string(here.xds_port)}};
+  envoy_process envoy{"gw-a", wire.port()};
+  here.await_caught_up();
+  const auto sent = [](const world& w) { return w.server->status().at(0); };
+  REQUIRE(sent(here).bytes_sent > 0);
+  std::atomic<bool> done{false};
+  std::atomic<int> others{0}, served{0};
+  std::thread visits{[&] {
+    while (!done) ++(ask(here.port, "GET", "one.example").status == 200 ? served : others);
+  }};
+  const auto move = [&](const world& to) { wire.lead_to({std::to_string(to.xds_port)}, true); };
+
+  SECTION("nothing, when nothing differs") {
+    move(there);
+    there.await_caught_up();
+    CHECK(sent(there).bytes_sent == 0);
+    CHECK(sent(there).responses == std::array<std::size_t, gateway::kinds>{});
+  }
+  SECTION("one route, when one tunnel has changed meanwhile, and nothing on the way back") {
+    auto off = a_tunnel("two", "two.example");
+    off.mutable_tunnel()->set_enabled(false);
+    there.commit({off});
+    move(there);
+    there.await_caught_up();
+    CHECK(sent(there).responses == std::array<std::size_t, gateway::kinds>{0, 0, 1, 0});
+    CHECK(sent(there).bytes_sent <= 1000);
+    require_offline(ask(here.port, "GET", "two.example"), "disabled");
+    here.commit({off});
+    here.streams = 200;
+    { std::lock_guard lock{here.mutex}; here.acks.clear(); }
+    move(here);
+    here.await_caught_up();
+    CHECK(sent(here).bytes_sent == 0);
+  }
+  SECTION("what is gone goes, and what is new comes") {
+    auto leaving = a_tunnel("two", "two.example");
+    leaving.mutable_tunnel()->mutable_delete_time()->set_seconds(1);
+    there.commit({leaving});
+    there.commit({a_tunnel("three", "three.example"), there.claim("three.example", "three"), an_attachment("three")});
+    move(there);
+    there.await_caught_up();
+    CHECK(ask(here.port, "GET", "two.example").status == 404);
+    CHECK(ask(here.port, "GET", "three.example").status == 200);
+    CHECK(sent(there).responses[0] == 0);
+    CHECK(sent(there).responses[1] == 0);
+    CHECK(sent(there).bytes_sent <= 2000);
+  }
+  SECTION("nothing at all, as long as that instance has not read everything") {
+    world cold{{}, here.port, false};
+    cold.streams = 100;
+    move(cold);
+    // Its stream is held: what comes in the end is everything, never an empty answer before.
+    CHECK(cold.counts.await("warren_gateway_held_streams_total/", 1));
+    CHECK(cold.server->status().empty());
+    CHECK(ask(here.port, "GET", "two.example").status == 200);
+    cold.load(rows);
+    cold.await_caught_up();
+    CHECK(sent(cold).bytes_sent == 0);
+    wire.cut();
+  }
+  done = true;
+  visits.join();
+  CHECK(others == 0);
+  CHECK(served > 0);
 }
 
 TEST_CASE("an unregistered gateway is refused and counted") {
