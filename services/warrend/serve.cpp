@@ -382,6 +382,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   api.send = [link](partition_id partition, std::string payload, millis timeout, bus::reply_callback done) {
     link->request(bus::api_subject(partition), payload, timeout, std::move(done));
   };
+  api.drain = admin::drain_over(link);
   api.audit = [db](admin::audit_query q, std::function<void(admin::audit_page)> then) {
     db->list_audit(q.project, q.before_id, q.limit, [then](std::string error, std::vector<audit_event> events) {
       admin::audit_page page;
