@@ -174,10 +174,12 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     return fail(std::string{"the database cannot be asked: "} + e.what());
   }
   std::atomic<bool> stepping_down{false};
+  const auto history = std::make_shared<lineage>();  // what any connection finds out about the database's life
   auto leases = std::make_shared<lease_store>(lease_store_config{
       .conninfo = url,
       .name = name,
       .ttl = millis{c.number("instance.lease_ms")},
+      .history = history,
       .on_lost =
           [&](const std::string& reason) {
             spdlog::error("stepping down: {}", reason);
@@ -225,6 +227,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
       .instance = me,
       .lanes = static_cast<int>(c.number("database.lanes")),
       .count = &count,
+      .history = history,
       .on_commit =
           [&, to, publish_revision](const busv1::Revision& r) {
             if (wired) caf::anon_send(to->replica, committed{r});
@@ -296,6 +299,17 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
       for (const auto& [gateway_name, row] : t.gateways)
         if (row->class_() == gateway_class) names.insert(gateway_name);
       return names;
+    });
+  };
+  placing.partition.offline_connectors = [&view](partition_id p, const std::pair<std::string, std::string>& after, std::size_t limit) {
+    using names = partition::partition_context::names;
+    return view.read([&](const replica::tables& t) -> std::optional<names> {
+      const auto at = t.partitions.find(p);
+      if (at == t.partitions.end() || !at->second.warm) return std::nullopt;
+      names out;
+      for (auto it = t.connectors.upper_bound(after); it != t.connectors.end() && out.size() < limit; ++it)
+        if (const auto& row = *it->second; row.partition() == p && !row.online() && row.session() > 0) out.push_back(it->first);
+      return out;
     });
   };
   placing.partition.seen_revision = [&view](partition_id p) {
@@ -436,10 +450,11 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
 
   // ---- until told to stop ----
   // Visitors' side and watchers first, so that they are elsewhere when the partitions go there.
-  const auto drain_all = [&, done = false]() mutable {
+  auto drain_all = [&, done = false]() mutable {
     if (std::exchange(done, true)) return;
     health.set("draining", false, "the instance is draining");
     admin_server->set_ready(false);
+    admin_server->send_watches_away(go_away_over);
     gateways.stop(go_away_over);
     caf::scoped_actor asker{system};
     asker->request(to->placement, drain_patience, drain{})
