@@ -107,11 +107,27 @@ std::string_view name_of(step_outcome o) {
   return "";
 }
 
+// Eight bytes at a time: this is done for every event.
+bool same_eight(const char* a, const char* b) {
+  std::uint64_t x = 0, y = 0;
+  std::memcpy(&x, a, sizeof x);
+  std::memcpy(&y, b, sizeof y);
+  return x == y;
+}
 std::size_t same_prefix(std::string_view a, std::string_view b) {
-  return static_cast<std::size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+  const auto most = std::min(a.size(), b.size());
+  std::size_t n = 0;
+  while (n + 8 <= most && same_eight(a.data() + n, b.data() + n)) n += 8;
+  while (n < most && a[n] == b[n]) ++n;
+  return n;
 }
 std::size_t same_suffix(std::string_view a, std::string_view b) {
-  return static_cast<std::size_t>(std::mismatch(a.rbegin(), a.rend(), b.rbegin(), b.rend()).first - a.rbegin());
+  const auto most = std::min(a.size(), b.size());
+  const auto *a_end = a.data() + a.size(), *b_end = b.data() + b.size();
+  std::size_t n = 0;
+  while (n + 8 <= most && same_eight(a_end - n - 8, b_end - n - 8)) n += 8;
+  while (n < most && a_end[-1 - static_cast<std::ptrdiff_t>(n)] == b_end[-1 - static_cast<std::ptrdiff_t>(n)]) ++n;
+  return n;
 }
 
 std::string& scratch() {

@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 const std::string cpp = "\\.(cpp|hpp)$";
 /// Decisions: the same input gives the same answer, so that a recorded event can be played again.
 const std::string pure =
-    "(actors/core/|actors/[a-z_]+/(machine[a-z_]*|spec|status|plan|routing|acks|mass_silence"
+    "(actors/(core|replay)/|actors/[a-z_]+/(machine[a-z_]*|spec|status|plan|routing|acks|mass_silence"
     "|facts|session|liveness|attachments|commands|rows)\\."
     "|services/gateway/(compile|catalogue|session|bootstrap)\\.|services/replica/(query|watch)\\.).*";
 
