@@ -22,6 +22,13 @@ warren::stack::agent& ready_and_dialable(whole& s, const warren::stack::agent_op
   return home;
 }
 
+/// The agent, which has not been started, reaches NATS through the relay.
+void signals_through(const relay& wire, const warren::stack::agent& home) {
+  auto enrolment = nlohmann::json::parse(warren::stack::read_file(home.enrolment()));
+  enrolment["nats"]["urls"] = {"nats://127.0.0.1:" + std::to_string(wire.port())};
+  warren::stack::write_file(home.enrolment(), enrolment.dump());
+}
+
 }  // namespace
 
 TEST_CASE("an agent is killed, and no visitor sees a third answer") {
@@ -64,9 +71,7 @@ TEST_CASE("an agent that loses only its signalling loses nothing else") {
   whole s;
   relay wire{s.nats_port()};
   auto& home = s.add_agent("home", {.start = false});
-  auto enrolment = nlohmann::json::parse(warren::stack::read_file(home.enrolment()));
-  enrolment["nats"]["urls"] = {"nats://127.0.0.1:" + std::to_string(wire.port())};
-  warren::stack::write_file(home.enrolment(), enrolment.dump());
+  signals_through(wire, home);
   home.start();
   home.await_session();
   s.create_tunnel("web", "web.example.org", "home");
@@ -88,6 +93,39 @@ TEST_CASE("an agent that loses only its signalling loses nothing else") {
   CHECK(s.await_ready("other", patience));
   visitor.stop();
   CHECK(noticed(visitor.answers()) == "");
+}
+
+TEST_CASE("an agent that gateways reach and no instance does has its lease when its signalling is cut") {
+  WARREN_NEEDS_SERVERS();
+  whole s;
+  relay wire{s.nats_port()};
+  auto& home = s.add_agent("home", {.lease_duration = "3s", .start = false});
+  relay door{home.port(), "OPTIONS "};  // what an instance dials with; a gateway says CONNECT
+  signals_through(wire, home);
+  home.start({"--advertise", "127.0.0.1:" + std::to_string(door.port())});
+  home.await_session();
+  s.create_tunnel("web", "web.example.org", "home");
+  REQUIRE(s.await_ready("web", patience));
+  const auto dials = [&] { return s.metric("warren_dials_total"); };
+  REQUIRE(poll_until([&] { return dials() >= 1; }, patience, 50ms));
+  CHECK_FALSE(s.connector("home").value("dialable", false));
+  continuous_visitor visitor{s.visitor_port(), {.host = "web.example.org"}};
+  REQUIRE(visitor.await_status(200, patience));
+
+  const auto dialled = dials();
+  wire.cut();
+  const auto gone = s.await("connector", "home", is_offline, patience);
+  REQUIRE_FALSE(gone.is_null());
+  // Nobody has knocked in vain and drawn a conclusion from it: until its lease ended, visitors came through.
+  CHECK(whole::condition_message(gone, "Ready") == "Connector lease has expired. Agent may be offline.");
+  CHECK(dials() == dialled);
+  CHECK(visitor.await([](const answer& a) { return is_ours(a) && reason(a) == "connector-offline"; }, patience));
+
+  wire.mend();
+  REQUIRE(s.await_ready("web", patience));
+  CHECK(visitor.await(is_the_targets, patience));
+  visitor.stop();
+  CHECK(foreign_answer(visitor.answers()) == "");
 }
 
 TEST_CASE("NATS stops for everybody, and nobody is offline because of it") {

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -18,10 +19,12 @@
 
 namespace warren::e2e {
 
-/// Listens on loopback and passes bytes to 127.0.0.1:`to`. Thread-safe.
+/// Listens on loopback and passes bytes to 127.0.0.1:`to`; not for a client that begins with `turned_away`, whose
+/// connection just ends. Thread-safe.
 class relay {
 public:
-  explicit relay(std::uint16_t to) : to_{to}, port_{stack::free_port()} {
+  explicit relay(std::uint16_t to, std::string turned_away = {})
+      : to_{to}, turned_away_{std::move(turned_away)}, port_{stack::free_port()} {
     listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const int on = 1;
     ::setsockopt(listener_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -63,6 +66,12 @@ private:
     }
     return n > 0;
   }
+  bool welcome(int client) const {
+    if (turned_away_.empty()) return true;
+    std::string first(turned_away_.size(), '\0');
+    const auto n = ::recv(client, first.data(), first.size(), MSG_PEEK);
+    return n <= 0 || first.substr(0, static_cast<std::size_t>(n)) != turned_away_;
+  }
   static void end(const pair& p) {
     ::close(p.first);
     ::close(p.second);
@@ -92,7 +101,7 @@ private:
       std::vector<pair> open;
       for (std::size_t n = 0; n < pairs_.size(); ++n) {
         const auto [client, server] = pairs_[n];
-        const bool alive = (waiting[1 + 2 * n].revents == 0 || pass(client, server)) &&
+        const bool alive = (waiting[1 + 2 * n].revents == 0 || (welcome(client) && pass(client, server))) &&
                            (waiting[2 + 2 * n].revents == 0 || pass(server, client));
         if (alive) open.push_back(pairs_[n]);
         else end(pairs_[n]);
@@ -103,7 +112,9 @@ private:
     for (const auto& p : pairs_) end(p);
   }
 
-  std::uint16_t to_, port_;
+  std::uint16_t to_;
+  std::string turned_away_;
+  std::uint16_t port_;
   int listener_ = -1;
   std::atomic<bool> stopping_{false}, is_cut_{false};
   std::vector<pair> pairs_;  // of the thread
