@@ -36,10 +36,10 @@ private:
   std::size_t count_ = 0;
 };
 
-template <class Names> std::string json_list(const Names& names) {
+template <class Names> list list_of(const Names& names) {
   list out;
   for (const auto& n : names) append_json(out.next(), std::string_view{n});
-  return out.close();
+  return out;
 }
 
 void member(std::string& out, const char* name, std::string_view text) {
@@ -95,6 +95,71 @@ struct item {
   }
 };
 
+/// A transaction whose BEGIN travels with its first statement, which pqxx::work does not offer. What a broken
+/// connection means is the same: in doubt while committing, rolled back before.
+class open_transaction {
+public:
+  explicit open_transaction(pqxx::connection& conn) : conn_{conn}, tx_{conn} {}
+  ~open_transaction() {
+    try {
+      rollback();
+    } catch (const std::exception&) {
+      // The connection has ended, and the transaction with it.
+    }
+  }
+  open_transaction(const open_transaction&) = delete;
+  open_transaction& operator=(const open_transaction&) = delete;
+
+  pqxx::result begin_with(const std::string& statements) {
+    begun_ = true;
+    return tx_.exec("BEGIN; " + statements);
+  }
+  template <class... Arguments> pqxx::result exec_prepared(const std::string& name, Arguments&&... arguments) {
+    return tx_.exec_prepared(name, std::forward<Arguments>(arguments)...);
+  }
+  void rollback() {
+    if (std::exchange(begun_, false) && conn_.is_open()) tx_.exec("ROLLBACK");
+  }
+  void commit() {
+    try {
+      begun_ = false;
+      tx_.exec("COMMIT");
+    } catch (const std::exception& e) {
+      if (conn_.is_open() && !dynamic_cast<const pqxx::statement_completion_unknown*>(&e)) throw;
+      throw pqxx::in_doubt_error{std::string{"the connection ended while committing: "} + e.what()};
+    }
+  }
+
+private:
+  pqxx::connection& conn_;
+  pqxx::nontransaction tx_;
+  bool begun_ = false;
+};
+
+/// Lists for the parts of one statement, and what is done with the rows of each.
+class round_trip {
+public:
+  using reader = std::function<void(const pqxx::row&)>;
+  void add(std::string part, const list& rows, reader read) {
+    if (rows.empty()) return;
+    parts_.push_back(std::move(part));
+    lists_.push_back(rows.close());
+    readers_.push_back(std::move(read));
+  }
+  void run(session& s, open_transaction& tx,
+           const std::pair<std::string, std::string>& (*compose)(const std::vector<std::string>&)) const {
+    if (parts_.empty()) return;
+    const auto& [name, text] = compose(parts_);
+    s.conn.prepare(name, text);  // the same text again is nothing new
+    for (const auto& row : tx.exec_prepared(name, pqxx::prepare::make_dynamic_params(lists_)))
+      readers_[row[0].as<std::size_t>()](row);
+  }
+
+private:
+  std::vector<std::string> parts_, lists_;
+  std::vector<reader> readers_;
+};
+
 class transaction {
 public:
   transaction(session& s, instance_id me, const std::vector<const save_request*>& group)
@@ -110,13 +175,14 @@ public:
     WARREN_FAILPOINT("before_fence");
     fence();
     WARREN_FAILPOINT("after_fence");
+    look();
     judge_requests();
     judge_rows();
     judge_public_keys();
     judge_attachments();
     judge_hostnames();
     if (std::none_of(items_.begin(), items_.end(), [](const item& i) { return !i.verdict; })) {
-      tx_.abort();
+      tx_.rollback();
       raised_.clear();
       before_commit({}, result());
       return;
@@ -124,8 +190,6 @@ public:
     prepare_images();
     erase();
     write();
-    claim();
-    write_trail();
     collect_tombstones();
     before_commit(raised_, result());
     WARREN_FAILPOINT("before_commit");
@@ -169,10 +233,15 @@ private:
       ids.insert(i.request->partition);
     });
     if (wanted.empty()) return;
+    const auto call = [&](const char* name, const std::string& arguments) {
+      session_.conn.prepare_now(name);
+      return std::string{"EXECUTE "} + name + "(" + arguments + ")";
+    };
+    std::string statements;
     if (ids.size() > 1) {
       std::string array = "{";
       for (auto id : ids) array += (array.size() > 1 ? "," : "") + std::to_string(id);
-      tx_.exec_prepared("lock_partitions", array + "}");
+      statements = call("lock_partitions", session_.conn.quote(array + "}")) + "; ";
     }
     list pairs;
     for (const auto& [id, epoch] : wanted) {
@@ -183,7 +252,8 @@ private:
       out += '}';
     }
     std::map<std::pair<partition_id, epoch_t>, revision_t> ours;
-    for (const auto& row : tx_.exec_prepared("fence", pairs.close(), me_)) {
+    statements += call("fence", session_.conn.quote(pairs.close()) + ", " + std::to_string(me_));
+    for (const auto& row : tx_.begin_with(statements)) {
       const fenced f{row[0].as<int>(), row[1].as<std::int64_t>(), row[2].as<std::int64_t>()};
       ours[{f.partition, f.epoch}] = f.revision;
       raised_.push_back(f);
@@ -197,27 +267,66 @@ private:
     });
   }
 
-  void judge_requests() {
-    list wanted;
+  /// Locks what there is to lock, without waiting, and reads what decides, in one statement.
+  void look() {
+    round_trip asked;
+    list requests;
     each([&](item& i) {
       if (!i.request->request || i.request->request->request_id.empty()) return;
       const auto& r = *i.request->request;
-      auto& out = wanted.next();
+      auto& out = requests.next();
       out += '{';
       member(out, "project", r.project);
       member(out, "method", r.method);
       member(out, "request_id", r.request_id);
       out += '}';
     });
-    if (wanted.empty()) return;
-    std::map<std::string, std::pair<std::string, std::string>> known;
-    for (const auto& row : tx_.exec_prepared("find_requests", wanted.close()))
-      known[row[0].as<std::string>() + '\n' + row[1].as<std::string>() + '\n' + row[2].as<std::string>()] = {
-          row[3].as<std::string>(), row[4].as<std::string>()};
+    asked.add("find_requests", requests, [this](const pqxx::row& row) {
+      known_requests_[row[1].as<std::string>()] = {row[2].as<std::string>(), row[3].as<std::string>()};
+    });
+    for (const auto& t : tables()) {
+      list update, erase, insert;
+      each([&](item& i) {
+        for (const auto& w : i.request->rows)
+          if (table_of(w.row) == &t)
+            (w.what == op::insert ? insert : w.what == op::update ? update : erase).next() += key_json(t, w.row);
+      });
+      const auto locked = [this, &t](const pqxx::row& row) {
+        versions_[t.name + ' ' + row[1].as<std::string>()] = row[2].as<std::int64_t>();
+      };
+      asked.add(lock_rows(t), update, locked);
+      asked.add(lock_rows_to_erase(t), erase, [this, &t, locked](const pqxx::row& row) {
+        locked(row);
+        if (auto image = parse_row(t.name, row[3].as<std::string>())) last_[t.name + ' ' + row[1].as<std::string>()] = *image;
+      });
+      asked.add(find_rows(t), insert, [this, &t](const pqxx::row& row) { existing_.insert(t.name + ' ' + row[1].as<std::string>()); });
+    }
+    std::set<std::string> keys, uids, hostnames;
+    each([&](item& i) {
+      for (const auto& w : i.request->rows) {
+        if (w.what != op::erase && !public_key_of(w.row).empty()) keys.insert(public_key_of(w.row));
+        if (w.what == op::insert && w.row.has_attachment()) uids.insert(w.row.attachment().tunnel_uid());
+      }
+      if (!i.request->claims) return;
+      hostnames.insert(i.request->claims->claim.begin(), i.request->claims->claim.end());
+      hostnames.insert(i.request->claims->drop.begin(), i.request->claims->drop.end());
+    });
+    asked.add("find_public_keys", list_of(keys), [this](const pqxx::row& row) {
+      key_holders_[row[1].as<std::string>()] = row[2].as<std::string>();
+    });
+    asked.add("find_tunnel_uids", list_of(uids), [this](const pqxx::row& row) { tunnels_.insert(row[1].as<std::string>()); });
+    asked.add("lock_tunnel_uids", list_of(uids), [this](const pqxx::row& row) { tunnels_locked_.insert(row[1].as<std::string>()); });
+    asked.add("lock_hostnames", list_of(hostnames), [this](const pqxx::row& row) {
+      if (row[2].as<std::string>() != "true") hostnames_missed_.insert(row[1].as<std::string>());
+    });
+    asked.run(session_, tx_, judgement_of);
+  }
+
+  void judge_requests() {
     each([&](item& i) {
       if (!i.request->request) return;
-      auto found = known.find(request_key(*i.request->request));
-      if (found == known.end()) return;
+      auto found = known_requests_.find(request_key(*i.request->request));
+      if (found == known_requests_.end()) return;
       if (found->second.first != i.request->request->digest)
         return i.refuse(errc::invalid, "request_id", "this request id was used for a request with another content");
       save_replayed answer;
@@ -228,78 +337,39 @@ private:
   }
 
   void judge_rows() {
-    for (const auto& t : tables()) {
-      list update, erase, insert;
-      each([&](item& i) {
-        for (const auto& w : i.request->rows)
-          if (table_of(w.row) == &t)
-            (w.what == op::insert ? insert : w.what == op::update ? update : erase).next() += key_json(t, w.row);
-      });
-      std::unordered_map<std::string, std::int64_t> versions;
-      std::unordered_set<std::string> existing;
-      if (!update.empty())
-        for (const auto& row : tx_.exec_prepared(lock_rows(t), update.close()))
-          versions[row[0].as<std::string>()] = row[1].as<std::int64_t>();
-      if (!erase.empty())
-        for (const auto& row : tx_.exec_prepared(lock_rows_to_erase(t), erase.close())) {
-          versions[row[0].as<std::string>()] = row[1].as<std::int64_t>();
-          if (auto image = parse_row(t.name, row[2].as<std::string>())) last_[t.name + ' ' + row[0].as<std::string>()] = *image;
-        }
-      if (!insert.empty())
-        for (const auto& row : tx_.exec_prepared(find_rows(t), insert.close())) existing.insert(row[0].as<std::string>());
-      if (update.empty() && erase.empty() && insert.empty()) continue;
+    for (const auto& t : tables())
       each([&](item& i) {
         for (const auto& w : i.request->rows) {
           if (table_of(w.row) != &t) continue;
-          const auto key = key_of(t, w.row);
+          const auto key = t.name + ' ' + key_of(t, w.row);
           if (w.what == op::insert) {
-            if (existing.count(key)) return i.conflict("exists: " + t.name + " " + key);
+            if (existing_.count(key)) return i.conflict("exists: " + key);
             continue;
           }
-          auto found = versions.find(key);
-          if (found == versions.end() || found->second != w.expected) return i.conflict(t.name + " " + key);
+          auto found = versions_.find(key);
+          if (found == versions_.end() || found->second != w.expected) return i.conflict(key);
         }
       });
-    }
   }
 
   void judge_public_keys() {
-    std::set<std::string> wanted;
-    each([&](item& i) {
-      for (const auto& w : i.request->rows)
-        if (w.what != op::erase && !public_key_of(w.row).empty()) wanted.insert(public_key_of(w.row));
-    });
-    if (wanted.empty()) return;
-    std::map<std::string, std::string> holders;
-    for (const auto& row : tx_.exec_prepared("find_public_keys", json_list(wanted)))
-      holders[row[0].as<std::string>()] = row[1].as<std::string>();
     each([&](item& i) {
       for (const auto& w : i.request->rows) {
         if (w.what == op::erase) continue;
-        auto found = holders.find(public_key_of(w.row));
-        if (found != holders.end() && found->second != key_of(*table_of(w.row), w.row))
+        auto found = key_holders_.find(public_key_of(w.row));
+        if (found != key_holders_.end() && found->second != key_of(*table_of(w.row), w.row))
           return i.refuse(errc::already_exists, "public_key", "another connector has this public key");
       }
     });
   }
 
   void judge_attachments() {
-    std::set<std::string> wanted;
-    each([&](item& i) {
-      for (const auto& w : i.request->rows)
-        if (w.what == op::insert && w.row.has_attachment()) wanted.insert(w.row.attachment().tunnel_uid());
-    });
-    if (wanted.empty()) return;
-    std::unordered_set<std::string> existing, locked;
-    const auto uids = json_list(wanted);
-    for (const auto& row : tx_.exec_prepared("find_tunnel_uids", uids)) existing.insert(row[0].as<std::string>());
-    for (const auto& row : tx_.exec_prepared("lock_tunnel_uids", uids)) locked.insert(row[0].as<std::string>());
     each([&](item& i) {
       for (const auto& w : i.request->rows) {
         if (w.what != op::insert || !w.row.has_attachment()) continue;
         const auto& uid = w.row.attachment().tunnel_uid();
-        if (locked.count(uid)) continue;
-        if (existing.count(uid)) return i.conflict("tunnel " + uid);
+        if (tunnels_locked_.count(uid)) continue;
+        if (tunnels_.count(uid)) return i.conflict("tunnel " + uid);
         return i.refuse(errc::not_found, "tunnel_uid", "there is no such tunnel");
       }
     });
@@ -313,12 +383,8 @@ private:
       all.insert(i.request->claims->drop.begin(), i.request->claims->drop.end());
     });
     if (all.empty()) return;
-    const auto names = json_list(all);
-    std::unordered_set<std::string> missed;
-    for (const auto& row : tx_.exec_prepared("lock_hostnames", names))
-      if (!row[1].as<bool>()) missed.insert(row[0].as<std::string>());
     std::unordered_map<std::string, std::string> held;  // by which tunnel
-    for (const auto& row : tx_.exec_prepared("find_claims", names)) held[row[0].as<std::string>()] = row[1].as<std::string>();
+    for (const auto& row : tx_.exec_prepared("find_claims", list_of(all).close())) held[row[0].as<std::string>()] = row[1].as<std::string>();
 
     std::set<std::string> to_drop;
     each([&](item& i) {
@@ -326,7 +392,7 @@ private:
       const auto& c = *i.request->claims;
       for (const auto* part : {&c.claim, &c.drop})
         for (const auto& name : *part)
-          if (missed.count(name)) return i.conflict("host name " + name);
+          if (hostnames_missed_.count(name)) return i.conflict("host name " + name);
       std::set<std::string> seen;
       for (const auto& name : c.claim) {
         auto found = held.find(name);
@@ -345,7 +411,7 @@ private:
     });
     if (to_drop.empty()) return;
     std::unordered_set<std::string> locked;
-    for (const auto& row : tx_.exec_prepared("lock_claims", json_list(to_drop))) locked.insert(row[0].as<std::string>());
+    for (const auto& row : tx_.exec_prepared("lock_claims", list_of(to_drop).close())) locked.insert(row[0].as<std::string>());
     each([&](item& i) {
       for (const auto& name : i.drop)
         if (!locked.count(name)) return i.conflict("host name " + name);
@@ -404,7 +470,17 @@ private:
     }
   }
 
+  /// Everything but deletions, in one statement.
   void write() {
+    round_trip written;
+    std::map<std::string, std::size_t> expected, done;
+    const auto add = [&](const std::string& part, const list& rows, round_trip::reader read = {}) {
+      expected[part] += rows.size();
+      written.add(part, rows, [&done, part, read = std::move(read)](const pqxx::row& row) {
+        ++done[part];
+        if (read) read(row);
+      });
+    };
     for (const auto& t : tables()) {
       list insert, update;
       each([&](item& i) {
@@ -414,12 +490,23 @@ private:
           append_json((what == op::insert ? insert : update).next(), message_of(i.images[n]));
         }
       });
-      if (!update.empty()) executed(update_rows(t), t.name, update);
-      if (!insert.empty()) executed(insert_rows(t), t.name, insert);
+      add(update_rows(t), update);
+      add(insert_rows(t), insert);
+      if (insert.size() + update.size() > 0) written_[t.name] += static_cast<int>(insert.size() + update.size());
     }
+    const auto claims = claims_to_write();
+    add("insert_claims", claims, [this](const pqxx::row& row) {
+      if (auto image = parse_row("hostname_claim", row[1].as<std::string>())) extra_.push_back(std::move(*image));
+    });
+    if (!claims.empty()) written_["hostname_claim"] += static_cast<int>(claims.size());
+    add("insert_audit", audit_to_write());
+    add("insert_requests", requests_to_write());
+    written.run(session_, tx_, writing_of);
+    for (const auto& [part, n] : expected)
+      if (done[part] != n) throw std::logic_error{part + " touched another number of rows than were locked"};
   }
 
-  void claim() {
+  list claims_to_write() {
     list rows;
     each([&](item& i) {
       for (const auto& name : i.claim) {
@@ -435,46 +522,48 @@ private:
         out += '}';
       }
     });
-    if (rows.empty()) return;
-    for (const auto& row : tx_.exec_prepared("insert_claims", rows.close()))
-      if (auto image = parse_row("hostname_claim", row[0].as<std::string>())) extra_.push_back(std::move(*image));
-    written_["hostname_claim"] += static_cast<int>(rows.size());
+    return rows;
   }
 
-  void write_trail() {
-    list audit, requests;
+  list audit_to_write() {
+    list audit;
     each([&](item& i) {
-      if (const auto& a = i.request->audit) {
-        auto& out = audit.next();
-        out += '{';
-        member(out, "project", a->project);
-        member(out, "method", a->method);
-        member(out, "resource", a->resource);
-        member(out, "principal", a->principal);
-        member(out, "remote", a->remote);
-        member(out, "request_id", a->request_id);
-        member(out, "before", a->before_json);
-        member(out, "after", a->after_json);
-        out += '}';
-      }
-      if (i.request->request && !i.request->request->request_id.empty()) {
-        const auto& r = *i.request->request;
-        v1::Reply reply;
-        if (!i.images.empty()) *reply.mutable_row() = i.images.front();
-        reply.set_partition(i.request->partition);
-        reply.set_revision(i.revision);
-        auto& out = requests.next();
-        out += '{';
-        member(out, "project", r.project);
-        member(out, "method", r.method);
-        member(out, "request_id", r.request_id);
-        member(out, "digest", r.digest);
-        member(out, "response", hex(reply.SerializeAsString()));
-        out += '}';
-      }
+      const auto& a = i.request->audit;
+      if (!a) return;
+      auto& out = audit.next();
+      out += '{';
+      member(out, "project", a->project);
+      member(out, "method", a->method);
+      member(out, "resource", a->resource);
+      member(out, "principal", a->principal);
+      member(out, "remote", a->remote);
+      member(out, "request_id", a->request_id);
+      member(out, "before", a->before_json);
+      member(out, "after", a->after_json);
+      out += '}';
     });
-    if (!audit.empty()) tx_.exec_prepared("insert_audit", audit.close());
-    if (!requests.empty()) tx_.exec_prepared("insert_requests", requests.close());
+    return audit;
+  }
+
+  list requests_to_write() {
+    list requests;
+    each([&](item& i) {
+      if (!i.request->request || i.request->request->request_id.empty()) return;
+      const auto& r = *i.request->request;
+      v1::Reply reply;
+      if (!i.images.empty()) *reply.mutable_row() = i.images.front();
+      reply.set_partition(i.request->partition);
+      reply.set_revision(i.revision);
+      auto& out = requests.next();
+      out += '{';
+      member(out, "project", r.project);
+      member(out, "method", r.method);
+      member(out, "request_id", r.request_id);
+      member(out, "digest", r.digest);
+      member(out, "response", hex(reply.SerializeAsString()));
+      out += '}';
+    });
+    return requests;
   }
 
   void collect_tombstones() {
@@ -520,9 +609,15 @@ private:
 
   session& session_;
   instance_id me_;
-  pqxx::work tx_;
+  open_transaction tx_;
   std::vector<item> items_;
   std::vector<fenced> raised_;
+  // What look() saw; rows by "table key".
+  std::unordered_map<std::string, std::pair<std::string, std::string>> known_requests_;  ///< digest, answer
+  std::unordered_map<std::string, std::int64_t> versions_;                               ///< of the rows that we hold
+  std::unordered_set<std::string> existing_;
+  std::unordered_map<std::string, std::string> key_holders_;
+  std::unordered_set<std::string> tunnels_, tunnels_locked_, hostnames_missed_;
   std::unordered_map<std::string, v1::Row> last_;  ///< rows to be erased, as they were
   std::vector<v1::Row> extra_;                     ///< claims and tombstones
   std::map<std::string, int> written_;

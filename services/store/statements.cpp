@@ -2,6 +2,12 @@
 // array, so that a statement has one plan however many rows it carries.
 #include "services/store/statements.hpp"
 
+#include <map>
+#include <mutex>
+#include <stdexcept>
+
+#include "actors/core/ids.hpp"
+
 namespace warren::sql {
 namespace {
 
@@ -39,10 +45,11 @@ std::string key_text(const table& t) {
 
 void add_table(std::vector<std::pair<std::string, std::string>>& out, const table& t) {
   const auto listed = " FROM jsonb_to_recordset($1::jsonb) AS " + key_shape(t) + " JOIN " + t.name + " t ON " + by_key(t, "k");
-  out.emplace_back(lock_rows(t), "SELECT " + key_text(t) + ", t.version" + listed + " FOR NO KEY UPDATE OF t SKIP LOCKED");
+  // Parts of a judgement: three texts a row.
+  out.emplace_back(lock_rows(t), "SELECT " + key_text(t) + ", t.version::text, NULL" + listed + " FOR NO KEY UPDATE OF t SKIP LOCKED");
   out.emplace_back(lock_rows_to_erase(t),
-                   "SELECT " + key_text(t) + ", t.version, to_jsonb(t)" + listed + " FOR UPDATE OF t SKIP LOCKED");
-  out.emplace_back(find_rows(t), "SELECT " + key_text(t) + ", t.version, to_jsonb(t)" + listed);
+                   "SELECT " + key_text(t) + ", t.version::text, to_jsonb(t)::text" + listed + " FOR UPDATE OF t SKIP LOCKED");
+  out.emplace_back(find_rows(t), "SELECT " + key_text(t) + ", NULL, NULL" + listed);
 
   const auto all = columns(t);
   std::vector<std::string> given, changed;
@@ -67,6 +74,21 @@ void add_table(std::vector<std::pair<std::string, std::string>>& out, const tabl
   out.emplace_back(adopt_rows(t), "UPDATE " + t.name + " t SET version = $2" + (t.route_version ? ", route_version = $2" : "") +
                                       " FROM jsonb_to_recordset($1::jsonb) AS " + key_shape(t) + " WHERE " + by_key(t, "k"));
   out.emplace_back(changed_rows(t), "SELECT to_jsonb(t) FROM " + t.name + " t WHERE partition = $1 AND version > $2");
+
+  // One entity and what hangs off it, from one snapshot: ($1 project, $2 name) → kind, row; nothing at all when
+  // partition $3 is not $4's at epoch $5. Also the attachments of a connector that is gone: who deletes it has to
+  // know what hung off it.
+  const bool in_project = t.keys.front() == "project";
+  const std::string where = std::string{" WHERE t.name = $2 AND "} + (in_project ? "t.project = $1" : "$1::text IS NOT NULL");
+  std::string load = "SELECT '" + t.name + "' AS kind, to_jsonb(t) AS image, '' AS place FROM " + t.name + " t" + where;
+  if (t.name == "tunnel")
+    load += " UNION ALL SELECT 'hostname_claim', to_jsonb(h), h.hostname FROM tunnel t JOIN hostname_claim h ON h.tunnel_uid = t.uid" + where;
+  if (t.name == "connector")
+    load += " UNION ALL SELECT 'attachment', to_jsonb(a), concat_ws('/', a.tunnel_uid, a.tunnel_generation)"
+            " FROM attachment a WHERE a.project = $1 AND a.connector = $2";
+  if (t.keys.back() == "name")
+    out.emplace_back(load_entity_of(t), "SELECT kind, image FROM partition p LEFT JOIN (" + load + ") e ON true"
+                                        " WHERE p.id = $3 AND p.owner = $4 AND p.epoch = $5 ORDER BY place NULLS FIRST");
   out.emplace_back(all_rows(t), "SELECT to_jsonb(t) FROM " + t.name + " t WHERE partition = $1");
 }
 
@@ -86,27 +108,25 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       WHERE p.id = f.id AND p.epoch = f.epoch AND p.owner = $2
       RETURNING p.id, p.epoch, p.revision)");
 
-    // ---- judgement ----
+    // ---- judgement: three texts a row ----
     out.emplace_back("find_requests", R"(
-      SELECT a.project, a.method, a.request_id, a.digest, encode(a.response, 'hex')
+      SELECT a.project || E'\n' || a.method || E'\n' || a.request_id, a.digest, encode(a.response, 'hex')
       FROM jsonb_to_recordset($1::jsonb) AS k(project text, method text, request_id text)
       JOIN admin_request a ON a.project = k.project AND a.method = k.method AND a.request_id = k.request_id)");
-    out.emplace_back("find_answer", R"(
-      SELECT digest, encode(response, 'hex') FROM admin_request
-      WHERE project = $1 AND method = $2 AND request_id = $3)");
     out.emplace_back("find_public_keys", R"(
-      SELECT t.public_key, concat_ws('/', t.project, t.name)
+      SELECT t.public_key, concat_ws('/', t.project, t.name), NULL
       FROM jsonb_array_elements_text($1::jsonb) AS k(public_key)
       JOIN connector t ON t.public_key = k.public_key AND t.public_key <> '')");
     out.emplace_back("find_tunnel_uids", R"(
-      SELECT t.uid FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid)");
+      SELECT t.uid, NULL, NULL FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid)");
     out.emplace_back("lock_tunnel_uids", R"(
-      SELECT t.uid FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid
+      SELECT t.uid, NULL, NULL FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid
       FOR KEY SHARE OF t SKIP LOCKED)");
     // The seed keeps these keys apart from other users of advisory locks ("warren").
     out.emplace_back("lock_hostnames", R"(
-      SELECT hostname, pg_try_advisory_xact_lock(hashtextextended(hostname, 131277537543534))
+      SELECT hostname, pg_try_advisory_xact_lock(hashtextextended(hostname, 131277537543534))::text, NULL
       FROM (SELECT hostname FROM jsonb_array_elements_text($1::jsonb) AS k(hostname) ORDER BY hostname) AS sorted)");
+    // By itself and after lock_hostnames: its snapshot has to be one of the time when the locks were had.
     out.emplace_back("find_claims", R"(
       SELECT t.hostname, t.tunnel_uid FROM jsonb_array_elements_text($1::jsonb) AS k(hostname)
       JOIN hostname_claim t ON t.hostname = k.hostname)");
@@ -120,7 +140,7 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       SELECT k.partition, k.hostname, k.version, k.project, k.tunnel, k.tunnel_uid, nextval('claim_number')
       FROM jsonb_to_recordset($1::jsonb)
         AS k(partition integer, hostname text, version bigint, project text, tunnel text, tunnel_uid text)
-      RETURNING to_jsonb(t))");
+      RETURNING to_jsonb(t) AS image)");
     out.emplace_back("tombstones_of", R"(
       SELECT to_jsonb(t) FROM jsonb_to_recordset($1::jsonb) AS k(partition integer, version bigint)
       JOIN tombstone t ON t.partition = k.partition AND t.version = k.version ORDER BY t.id)");
@@ -148,10 +168,6 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
     // ---- reading ----
     out.emplace_back("find_partition", R"(
       SELECT owner, epoch, revision, tombstones_from FROM partition WHERE id = $1)");
-    out.emplace_back("claims_of_tunnel", R"(
-      SELECT to_jsonb(t) FROM hostname_claim t WHERE tunnel_uid = $1 ORDER BY hostname)");
-    out.emplace_back("attachments_of_connector", R"(
-      SELECT to_jsonb(t) FROM attachment t WHERE project = $1 AND connector = $2 ORDER BY tunnel_uid, tunnel_generation)");
     out.emplace_back("connectors_that_owe", R"(
       SELECT to_jsonb(t) FROM connector t WHERE partition = $1
         AND (online OR attached_generation < attachment_generation OR observed_generation < generation
@@ -183,6 +199,9 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       SELECT to_jsonb(t) FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid)");
     out.emplace_back("changed_tombstones", R"(
       SELECT to_jsonb(t) FROM tombstone t WHERE partition = $1 AND version > $2 ORDER BY id)");
+    out.emplace_back("find_answer", R"(
+      SELECT digest, encode(response, 'hex') FROM admin_request
+      WHERE project = $1 AND method = $2 AND request_id = $3)");
     out.emplace_back("list_audit", R"(
       SELECT id, (extract(epoch FROM at) * 1000)::bigint, project, method, resource, principal, remote, request_id,
              coalesce(before::text, ''), coalesce(after::text, '')
@@ -285,6 +304,58 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
     return out;
   }();
   return all;
+}
+
+namespace {
+
+/// The text of a part, its parameter numbered by its place.
+std::string part_text(const std::string& name, std::size_t place) {
+  for (const auto& [known, text] : statements())
+    if (known == name) {
+      auto out = text;
+      const auto number = "$" + std::to_string(place + 1);
+      for (auto at = out.find("$1"); at != std::string::npos; at = out.find("$1", at + number.size())) out.replace(at, 2, number);
+      return out;
+    }
+  throw std::logic_error{"there is no statement " + name};
+}
+
+/// Composed once for each combination; the server keeps 63 characters of a name.
+const std::pair<std::string, std::string>& composed(const char* kind, const std::vector<std::string>& parts,
+                                                    std::string (*compose)(const std::vector<std::string>&)) {
+  static std::mutex mutex;
+  static std::map<std::string, std::pair<std::string, std::string>> all;
+  const auto key = kind + join(parts, "+");
+  std::lock_guard lock{mutex};
+  auto found = all.find(key);
+  if (found == all.end())
+    found = all.emplace(key, std::pair{kind + std::to_string(fnv1a_64(key)), compose(parts)}).first;
+  return found->second;
+}
+
+}  // namespace
+
+const std::pair<std::string, std::string>& judgement_of(const std::vector<std::string>& parts) {
+  return composed("judge_", parts, [](const std::vector<std::string>& each) {
+    std::vector<std::string> out;
+    for (std::size_t n = 0; n < each.size(); ++n)
+      out.push_back("SELECT " + std::to_string(n) + ", a, b, c FROM (" + part_text(each[n], n) + ") AS part(a, b, c)");
+    return join(out, " UNION ALL ");
+  });
+}
+
+const std::pair<std::string, std::string>& writing_of(const std::vector<std::string>& parts) {
+  return composed("write_", parts, [](const std::vector<std::string>& each) {
+    std::vector<std::string> writes, counts;
+    for (std::size_t n = 0; n < each.size(); ++n) {
+      const auto number = std::to_string(n);
+      const auto text = part_text(each[n], n);
+      const bool shows = text.find("RETURNING") != std::string::npos;
+      writes.push_back("w" + number + " AS (" + text + (shows ? ")" : " RETURNING NULL::jsonb AS image)"));
+      counts.push_back("SELECT " + number + ", image FROM w" + number);
+    }
+    return "WITH " + join(writes, ", ") + " " + join(counts, " UNION ALL ");
+  });
 }
 
 }  // namespace warren::sql

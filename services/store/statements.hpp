@@ -21,9 +21,18 @@ inline std::string marked_rows_named(const table& t) { return "marked_named_" + 
 inline std::string count_marked(const table& t) { return "count_marked_" + t.name; }
 inline std::string adopt_rows(const table& t) { return "adopt_" + t.name; }
 inline std::string changed_rows(const table& t) { return "changed_" + t.name; }
+inline std::string load_entity_of(const table& t) { return "load_" + t.name; }
 inline std::string all_rows(const table& t) { return "all_" + t.name; }
 
 /// Name and text of all of them; a connection prepares one when it first uses it.
 const std::vector<std::pair<std::string, std::string>>& statements();
+
+/// One statement of several, to spare round trips: name and text. Each part takes its own parameter, a JSON list,
+/// at its place; rows are (place, …).
+/// Of a judgement: (place, text, text, text). All parts see one snapshot.
+const std::pair<std::string, std::string>& judgement_of(const std::vector<std::string>& parts);
+/// Of writing: (place, image) for each row written, the image null unless the part shows it. No part sees what
+/// another wrote; foreign keys are checked when all are done.
+const std::pair<std::string, std::string>& writing_of(const std::vector<std::string>& parts);
 
 }  // namespace warren::sql

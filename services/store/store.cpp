@@ -31,15 +31,15 @@ constexpr std::int64_t audit_newest = INT64_MAX;
 
 using snapshot = pqxx::transaction<pqxx::repeatable_read, pqxx::read_only>;
 
-/// Appends parsed rows; one that cannot be read is left out and said.
+/// Appends a parsed row; one that cannot be read is left out and said.
+void append(std::vector<v1::Row>& out, const std::string& kind, const std::string& json) {
+  if (auto parsed = parse_row(kind, json))
+    out.push_back(std::move(*parsed));
+  else
+    spdlog::error("store: a row of {} cannot be read: {}", kind, json.substr(0, 500));
+}
 void append(std::vector<v1::Row>& out, const std::string& kind, const pqxx::result& rows) {
-  for (const auto& row : rows) {
-    auto parsed = parse_row(kind, row[0].as<std::string>());
-    if (parsed)
-      out.push_back(std::move(*parsed));
-    else
-      spdlog::error("store: a row of {} cannot be read: {}", kind, row[0].as<std::string>().substr(0, 500));
-  }
+  for (const auto& row : rows) append(out, kind, row[0].as<std::string>());
 }
 
 bool marked(const v1::Row& row) { return number_field(row, "version") == rival_version; }
@@ -153,26 +153,15 @@ public:
     job j;
     j.patience = quick_read;
     j.run = [this, what, then, adopted](session& s) {
-      const auto* t = find_table(what->kind);
       loaded answer;
       {
-        snapshot tx{s.conn};
-        const auto at = tx.exec_prepared("find_partition", what->partition);
-        if (at.empty() || at[0][0].as<std::int64_t>() != common_.me || at[0][1].as<std::int64_t>() != what->epoch) {
-          answer.lost = true;
-        } else if (t) {
-          v1::Row key;
-          auto* m = mutable_message_of(*t, key);
-          for (const auto& [name, value] : {std::pair{"project", what->project}, std::pair{"name", what->name}})
-            if (const auto* f = t->descriptor->FindFieldByName(name)) m->GetReflection()->SetString(m, f, value);
-          for (const auto& row : tx.exec_prepared(find_rows(*t), "[" + key_json(*t, key) + "]"))
-            if (auto parsed = parse_row(t->name, row[2].as<std::string>())) answer.rows.push_back(std::move(*parsed));
-          if (!answer.rows.empty() && t->name == "tunnel")
-            append(answer.rows, "hostname_claim", tx.exec_prepared("claims_of_tunnel", text_field(answer.rows[0], "uid")));
-          // Also of a connector that is gone: who deletes it has to know what hung off it.
-          if (t->name == "connector")
-            append(answer.rows, "attachment", tx.exec_prepared("attachments_of_connector", what->project, what->name));
-        }
+        // One statement is one snapshot, and one round trip: a creation waits for it.
+        pqxx::nontransaction tx{s.conn};
+        const auto found = tx.exec_prepared(load_entity_of(*find_table(what->kind)), what->project, what->name,
+                                            what->partition, common_.me, what->epoch);
+        answer.lost = found.empty();
+        for (const auto& row : found)
+          if (!row[0].is_null()) append(answer.rows, row[0].as<std::string>(), row[1].as<std::string>());
       }
       auto to_adopt = std::make_shared<std::vector<v1::Row>>();
       std::copy_if(answer.rows.begin(), answer.rows.end(), std::back_inserter(*to_adopt), marked);
