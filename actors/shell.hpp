@@ -92,10 +92,16 @@ template <class Traits> struct shell_state {
   std::uint64_t wake_serial = 0;    ///< of the armed wake; an older one is ignored
   std::int64_t idle_since_ms = 0;   ///< nothing owed since then; 0: busy
   std::int64_t conflict_since_ms = 0;  ///< the first conflict of the save that is being tried again; 0: none
+  bool gone = false;                ///< there is no such entity, and it owes nothing
   record_track track;
 };
 
 namespace shell {
+
+constexpr millis absent_kept = 1s;  // who looked for it is most often about to create it
+
+/// How long an entity that owes nothing stays awake.
+inline millis kept_awake(const auto& state) { return state.gone ? absent_kept : millis{limits::passivate_after}; }
 
 template <class Self> moment now_of(Self* self) {
   const auto steady = self->clock().now().time_since_epoch();
@@ -137,7 +143,7 @@ template <class Self> void arm(Self* self, std::int64_t at_ms) {
   if (at_ms == 0) {
     // Nothing is owed: come back once, to be let go when nobody has asked in between.
     if (s.idle_since_ms == 0) s.idle_since_ms = now;
-    at_ms = s.idle_since_ms + limits::passivate_after / 1ms;
+    at_ms = s.idle_since_ms + kept_awake(s).count();
   } else {
     s.idle_since_ms = 0;
   }
@@ -207,7 +213,8 @@ void finish(Self* self, typename Traits::transition t, const saved* written) {
   concluded(self, written == nullptr ? step_outcome::done : step_outcome::saved, written);
   for (const auto& a : t.announce) Traits::announce(self, a);
   Traits::carried_out(self);
-  arm(self, t.wake_at_ms);
+  s.gone = t.gone;
+  arm(self, t.gone ? 0 : t.wake_at_ms);
   for (auto& a : t.replies) {
     if (written != nullptr && !decided(a.reply)) {
       if (!written->rows.empty()) *a.reply.mutable_row() = written->rows.front();
@@ -216,10 +223,7 @@ void finish(Self* self, typename Traits::transition t, const saved* written) {
     }
     reply_to(s, a.ticket, std::move(a.reply));
   }
-  if (t.gone) {
-    self->send(s.ctx.partition, idle_notice{Traits::kind(s.machine), s.project, s.name});
-    return;
-  }
+  if (t.gone) return;
   if (written != nullptr) handle<Traits>(self, Traits::on_saved(written->revision));
 }
 
@@ -335,7 +339,7 @@ template <class Traits, class Self> void woken(Self* self, const wake_up& w) {
   if (w.serial != s.wake_serial) return;
   s.armed_ms = 0;
   const auto now = now_of(self).steady_ms;
-  if (s.idle_since_ms != 0 && now >= s.idle_since_ms + limits::passivate_after / 1ms && s.askers.empty()) {
+  if (s.idle_since_ms != 0 && now >= s.idle_since_ms + kept_awake(s).count() && s.askers.empty()) {
     self->send(s.ctx.partition, idle_notice{Traits::kind(s.machine), s.project, s.name});
     return;
   }

@@ -303,6 +303,29 @@ TEST_CASE_METHOD(partition_world, "an entity that is idle is let go and comes ba
   CHECK(count.values["warren_reconcile_errors_total"] == 0);
 }
 
+TEST_CASE_METHOD(partition_world, "who finds no row stays for the creation behind it, and is let go when none comes") {
+  start();
+  ask(create_connector());
+  const auto before = store.entity_loads;
+  ask(create_tunnel());
+  advance(shell::absent_kept + 1s, 100ms);
+  CHECK(store.entity_loads == before + 1);
+  CHECK(replies().back().code().empty());
+  v1::Command remove;
+  remove.set_project("acme");
+  remove.mutable_caller()->set_method("DeleteConnector");
+  remove.mutable_delete_connector()->set_name("nobody");
+  ask(remove);
+  CHECK(replies().back().code() == "not_found");
+  const auto loads = store.entity_loads;
+  ask(remove);
+  CHECK(store.entity_loads == loads);
+  advance(shell::absent_kept + 1s, 100ms);
+  ask(remove);
+  CHECK(store.entity_loads == loads + 1);
+  CHECK(count.values["warren_reconcile_errors_total"] == 0);
+}
+
 TEST_CASE_METHOD(partition_world, "an entity that fails is counted, its asker told, and a fresh one goes on") {
   start();
   ask(create_tunnel());
