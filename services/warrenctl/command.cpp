@@ -1,6 +1,7 @@
 // services/warrenctl/command.cpp -- the whole command line: parses, calls, prints. Knows the admin API only.
 #include "services/warrenctl/command.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <fstream>
@@ -118,8 +119,15 @@ public:
       case format::yaml: around.out << to_yaml(r); break;
       case format::name: around.out << r.name() << '\n'; break;
       case format::table:
-        print_table(around.out, headers(static_cast<const Resource*>(nullptr)), {row(r, around.terminal)}, around.terminal);
+        print_table(around.out, titles<Resource>(), {row(r, around.terminal)}, around.terminal);
     }
+  }
+
+  /// Ages are for people who look now; what is kept says when.
+  template <class Resource> cells titles() const {
+    auto all = headers(static_cast<const Resource*>(nullptr));
+    if (!around.terminal) std::replace(all.begin(), all.end(), std::string{"AGE"}, std::string{"CREATED"});
+    return all;
   }
 
   /// All pages as one list. `items(response)` is the mutable repeated field.
@@ -147,7 +155,7 @@ public:
     }
     std::vector<cells> rows;
     for (const auto& r : *items(all)) rows.push_back(row(r, around.terminal));
-    print_table(around.out, headers(static_cast<const Resource*>(nullptr)), rows, around.terminal);
+    print_table(around.out, titles<Resource>(), rows, around.terminal);
   }
 
   /// Follows until `seen` returns true; goes on with its token when the server goes away.
@@ -206,7 +214,7 @@ public:
         } else {
           const auto cols = row(get(r), around.terminal);
           if (!std::exchange(head, true))
-            around.out << fmt::format("{}\n", fmt::join(headers(static_cast<const Resource*>(nullptr)), "\t"));
+            around.out << fmt::format("{}\n", fmt::join(titles<Resource>(), "\t"));
           around.out << fmt::format("{}\n", fmt::join(cols, "\t"));
         }
       }
@@ -800,7 +808,7 @@ void add_valued(const CLI::App& of, std::set<std::string>& all) {
 
 /// What may follow an option, where that is known.
 const std::vector<std::pair<std::string, std::string>> option_values{
-    {"output", "table json yaml name"}, {"for", "ready programmed accepted deleted"}, {"dial-mode", "direct tunnel-listener"}};
+    {"output", "table json yaml name"}, {"for", "ready programmed accepted deleted"}, {"dial-mode", "direct tunnel-listener"}};  // but of diag, whose output is a file
 const std::string shells = "bash zsh fish";
 
 void print_bash(const CLI::App& app, std::ostream& out) {
@@ -817,6 +825,7 @@ void print_bash(const CLI::App& app, std::ostream& out) {
          "      *) if [ -z \"$noun\" ]; then noun=\"${COMP_WORDS[i]}\"; elif [ -z \"$verb\" ]; then verb=\"${COMP_WORDS[i]}\"; fi;;\n"
          "    esac\n"
          "  done\n"
+         "  [ \"$noun\" = diag ] && prev=${prev/#-o/--file} && prev=${prev/#--output/--file}\n"
          "  case \"$prev\" in\n";
   for (const auto& [option, values] : option_values)
     out << "    --" << option << (option == "output" ? "|-o" : "") << ") COMPREPLY=($(compgen -W '" << values << "' -- \"$cur\")); return;;\n";
@@ -828,7 +837,7 @@ void print_bash(const CLI::App& app, std::ostream& out) {
       << "    ' ') words='" << words_of(app) << "';;\n";
   for (const auto* noun : app.get_subcommands(any_app)) {
     const auto verbs = noun->get_name() == "completion" ? shells : words_of(*noun);
-    out << "    '" << noun->get_name() << " ') words='" << verbs << "';;\n";
+    out << "    '" << noun->get_name() << " ') words='" << (verbs.empty() ? flags_of(*noun) : verbs) << "';;\n";
     for (const auto* verb : noun->get_subcommands(any_app))
       out << "    '" << noun->get_name() << ' ' << verb->get_name() << "') words='" << flags_of(*verb) << "';;\n";
   }
@@ -848,7 +857,7 @@ void print_fish_options(const CLI::App& of, const std::string& when, std::ostrea
     if (!option->get_snames().empty()) out << " -s " << option->get_snames().front();
     if (option->get_expected_max() > 0) out << " -r";
     for (const auto& [name, values] : option_values)
-      if (name == option->get_lnames().front()) out << " -f -a " << quoted(values);
+      if (name == option->get_lnames().front() && of.get_name() != "diag") out << " -f -a " << quoted(values);
     out << " -d " << quoted(option->get_description()) << '\n';
   }
 }
@@ -861,6 +870,7 @@ void print_fish(const CLI::App& app, std::ostream& out) {
     out << "complete -c warrenctl -n __fish_use_subcommand -a " << noun->get_name() << " -d " << quoted(noun->get_description()) << '\n';
     const auto before = seen + noun->get_name() + "; and not " + seen + verbs;
     if (noun->get_name() == "completion") out << "complete -c warrenctl -n " << quoted(before) << " -a " << quoted(verbs) << '\n';
+    if (verbs.empty()) print_fish_options(*noun, seen + noun->get_name(), out);
     for (const auto* verb : noun->get_subcommands(any_app)) {
       out << "complete -c warrenctl -n " << quoted(before) << " -a " << verb->get_name() << " -d " << quoted(verb->get_description()) << '\n';
       print_fish_options(*verb, seen + noun->get_name() + "; and " + seen + verb->get_name(), out);
@@ -946,7 +956,10 @@ int run(std::vector<std::string> arguments, surroundings& around) {
     say("TIMED_OUT", t.message, t.hint);
     return timed_out;
   } catch (const refused& r) {
-    if (line.o.watch && r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return timed_out;
+    // A watch that was to last so long has done what it was told.
+    const bool watched = std::any_of(line.verbs.begin(), line.verbs.end(),
+                                     [](const verb& v) { return v.app->parsed() && v.app->get_name() == "watch"; });
+    if ((line.o.watch || watched) && r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return timed_out;
     print_error(around.err, r.status, line.o.server);
     return r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ? timed_out : failed;
   }

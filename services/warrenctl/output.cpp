@@ -231,7 +231,8 @@ void print_error(std::ostream& err, const grpc::Status& status, const std::strin
     google::rpc::ErrorInfo info;
     google::rpc::RequestInfo request;
     if (any.UnpackTo(&bad))
-      for (const auto& v : bad.field_violations()) err << "  " << v.field() << ": " << v.description() << '\n';
+      for (const auto& v : bad.field_violations())
+        if (const auto line = v.field() + ": " + v.description(); line != status.error_message()) err << "  " << line << '\n';
     if (any.UnpackTo(&info))
       if (const auto at = info.metadata().find("etag"); at != info.metadata().end())
         err << "  its etag is " << at->second << '\n';
