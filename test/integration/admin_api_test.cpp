@@ -1,162 +1,11 @@
 // test/integration/admin_api_test.cpp -- the admin API and warrenctl over a real connection, with an owner and a
 // replica that are played here.
-#include <catch2/catch.hpp>
-#include <grpcpp/grpcpp.h>
-
-#include <atomic>
-#include <future>
-#include <sstream>
-#include <thread>
-
-#include "actors/core/wire.hpp"
-#include "services/admin/server.hpp"
+#include "test/integration/admin_fixture.hpp"
 #include "services/admin/status.hpp"
 #include "services/admin/validate.hpp"
-#include "services/warrenctl/command.hpp"
-#include "warren/admin/v1/admin.grpc.pb.h"
 
 using namespace warren;
-namespace api = warren::admin::v1;
-namespace corev1 = warren::core::v1;
-
-namespace {
-
-constexpr int partitions = 2;
-std::int64_t steady_ms() {
-  return std::chrono::duration_cast<millis>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-std::int64_t wall_ms() {
-  return std::chrono::duration_cast<millis>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-/// Owner of all partitions: keeps tunnels and connectors in memory and tells the replica what it wrote.
-class played_owner {
-public:
-  explicit played_owner(replica::view& view) : view_{view} {
-    view_.set_partitions(partitions, steady_ms());
-    for (int p = 0; p <= partitions; ++p) view_.apply_fetched(p, true, revisions_[p] = 1, 1, {}, steady_ms(), 0);
-  }
-
-  void request(partition_id partition, std::string payload, bus::reply_callback done) {
-    if (refuse > 0) {
-      --refuse;
-      return done(refuse % 2 == 0 ? bus::request_error::no_responders : bus::request_error::timeout, {});
-    }
-    const auto command = wire::parse_api_command(payload);
-    REQUIRE(command);
-    std::lock_guard lock{mutex_};
-    seen.push_back(*command);
-    const auto reply = answer(partition, *command);
-    done(bus::request_error::none, reply.SerializeAsString());
-  }
-
-  std::atomic<int> refuse{0};
-  std::vector<corev1::Command> seen;
-
-private:
-  corev1::Reply answer(partition_id partition, const corev1::Command& c) {
-    corev1::Reply reply;
-    corev1::Row row;
-    if (c.has_create_tunnel()) {
-      auto& t = *row.mutable_tunnel();
-      const auto& spec = c.create_tunnel().spec();
-      if (spec.hostnames(0) == "taken.example.com") {
-        reply.set_code("already_exists");
-        reply.set_field("hostnames[0]");
-        reply.set_message("taken.example.com belongs to another tunnel");
-        return reply;
-      }
-      t.set_partition(partition);
-      t.set_project(c.project());
-      t.set_name(c.create_tunnel().name());
-      t.set_uid("u-" + c.create_tunnel().name());
-      t.set_generation(1);
-      *t.mutable_hostnames() = spec.hostnames();
-      *t.mutable_rules() = spec.rules();
-      t.set_enabled(spec.enabled());
-      t.set_gateway_class(spec.gateway_class());
-    } else if (c.has_enrol_connector()) {
-      auto& r = *row.mutable_connector();
-      r.set_partition(partition);
-      r.set_project(c.project());
-      r.set_name(c.enrol_connector().name());
-      r.set_uid("u-c");
-      r.set_generation(1);
-      r.set_public_key(c.enrol_connector().public_key());
-    } else if (c.has_update_tunnel()) {
-      reply.set_code("aborted");
-      reply.set_etag("u-1");
-      reply.set_message("the tunnel has changed since it was read");
-      return reply;
-    } else {
-      reply.set_code("not_found");
-      reply.set_message("there is no such thing");
-      return reply;
-    }
-    const auto revision = ++revisions_[partition];
-    if (row.has_tunnel()) row.mutable_tunnel()->set_version(revision);
-    if (row.has_connector()) row.mutable_connector()->set_version(revision);
-    busv1::Revision hint;
-    hint.set_version(1);
-    hint.set_partition(partition);
-    hint.set_epoch(1);
-    hint.set_revision(revision);
-    *hint.add_rows() = row;
-    REQUIRE(view_.apply(hint, steady_ms(), wall_ms()) == replica::view::applied::yes);
-    *reply.mutable_row() = row;
-    reply.set_partition(partition);
-    reply.set_revision(revision);
-    return reply;
-  }
-
-  replica::view& view_;
-  std::mutex mutex_;
-  std::map<partition_id, revision_t> revisions_;
-};
-
-struct fixture {
-  replica::view view;
-  played_owner owner{view};
-  std::unique_ptr<admin::server> server;
-  std::string address;
-
-  fixture() {
-    admin::server_config config;
-    config.listen = "127.0.0.1:0";
-    config.partitions = partitions;
-    config.version = "test";
-    config.agents.urls = {"nats://127.0.0.1:4222"};
-    config.send = [this](partition_id p, std::string payload, millis, bus::reply_callback done) {
-      owner.request(p, std::move(payload), std::move(done));
-    };
-    config.audit = [](admin::audit_query, auto then) {
-      admin::audit_page page;
-      page.events.push_back({7, 1'900'000'000'000, "p", "local", "ipv4:127.0.0.1:1", "CreateTunnel", "projects/p/tunnels/t", "r", "", "{}"});
-      then(std::move(page));
-    };
-    config.bootstrap = [](const auto& g, const auto*) { return "node: " + g.name(); };
-    server = admin::server::start(std::move(config), view);
-    address = "127.0.0.1:" + std::to_string(server->port());
-  }
-
-  struct outcome {
-    int code;
-    std::string out, err;
-  };
-  outcome ctl(std::vector<std::string> arguments) {
-    std::ostringstream out, err;
-    ctl::surroundings around{out, err, false};
-    arguments.insert(arguments.begin(), {"--server", address, "-p", "p"});
-    const int code = ctl::run(arguments, around);
-    return {code, out.str(), err.str()};
-  }
-  outcome create(const std::string& name, const std::string& hostname = "a.example.com") {
-    return ctl({"tunnel", "create", name, "--hostname", hostname, "--connector", "c", "--target", "http://localhost:8080"});
-  }
-};
-
-}  // namespace
+using namespace warren::played;
 
 TEST_CASE_METHOD(fixture, "a tunnel that is created is in the same instance's lists") {
   const auto created = create("t", "A.Example.com.");
@@ -238,10 +87,8 @@ TEST_CASE_METHOD(fixture, "enrolment prints what an agent needs") {
 
 TEST_CASE_METHOD(fixture, "a watch tells what there is, that it has caught up, and what changes") {
   REQUIRE(create("a").code == 0);
-  // Conditions are known once gateways were heard or waited for.
-  view.tick(steady_ms() + 60'000, wall_ms() - 60'000);
-  auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
-  auto stub = api::TunnelService::NewStub(channel);
+  settle();
+  auto stub = api::TunnelService::NewStub(channel());
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + 10s);
   api::WatchTunnelsRequest q;
