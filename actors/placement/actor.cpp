@@ -15,7 +15,7 @@ namespace {
 using self_ptr = placement_actor::stateful_pointer<actor_state>;
 
 // Serials of wakes.
-constexpr std::uint64_t renewal = 0;       // every third of a lease
+constexpr std::uint64_t renewal = 0;       // every second, or third of a lease
 constexpr std::uint64_t lease_end = 1;     // our own clock
 constexpr std::uint64_t pulse = 2;         // say that we live, and listen who does not
 constexpr std::uint64_t look = 3;          // somebody is suspected
@@ -158,7 +158,9 @@ void act(self_ptr self) {
   auto& s = self->state;
   if (s.draining || !safe(self)) return;
   const auto now = steady_ms(self);
-  auto plan = next(s.ctx.me, s.others.believed(members_of(s.view), now), holdings_of(s.view), limits::moves_max);
+  // What nobody can reach here goes at once.
+  const int moves_max = s.bus_ok ? limits::moves_max : s.ctx.partition.partitions + 1;
+  auto plan = next(s.ctx.me, s.others.believed(members_of(s.view), now), holdings_of(s.view), moves_max);
   if (!s.bus_ok && !s.others.gives_as_deaf(now)) plan.release.clear();
   s.to_take = std::move(plan.take);
   for (const auto& [id, reply_to] : s.offered) take_soon(self, id);
@@ -223,7 +225,7 @@ void offer(self_ptr self, partition_id id) {
   const auto at = assigned.find(id);
   const auto to = at == assigned.end() || at->second == s.ctx.me ? instance_id{0} : at->second;
   const auto say = notice(self, "released", id, to);
-  if (to == 0) {
+  if (to == 0 || !s.bus_ok) {  // nobody would answer
     tell(self, say);
     return go_on();
   }
@@ -341,6 +343,21 @@ void judge(self_ptr self) {
     self->delayed_send(self, millis{std::max<std::int64_t>(1, *due - now)}, wake_up{look});
 }
 
+/// A newcomer is made room for before the next renewal.
+void look_at_table(self_ptr self) {
+  auto& s = self->state;
+  if (!safe(self) || std::exchange(s.looking, true)) return;
+  self->request(s.ctx.leases, caf::infinite, judge_instance{0})
+      .then(
+          [self](const placement_view& view) {
+            self->state.looking = false;
+            if (!view.error.empty()) return;
+            learn(self, view);
+            act(self);
+          },
+          [self](const caf::error&) { self->state.looking = false; });
+}
+
 void begin_drain(self_ptr self) {
   auto& s = self->state;
   if (s.draining) return;
@@ -368,7 +385,7 @@ void heard(self_ptr self, const bus_message& m) {
     return begin_drain(self);
   }
   if (n->instance() == s.ctx.me) return;
-  s.others.heard(n->instance(), steady_ms(self));
+  if (!s.others.heard(n->instance(), steady_ms(self))) look_at_table(self);
   if (n->what() == "released" && n->successor() == s.ctx.me) {
     if (n->partition() > s.ctx.partition.partitions) return;
     s.offered[n->partition()] = m.reply_to;
@@ -469,7 +486,7 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
           default:
             end_lease(self);
             renew(self);
-            self->delayed_send(self, self->state.ctx.lease / 3, wake_up{renewal});
+            self->delayed_send(self, std::min<millis>(self->state.ctx.lease / 3, limits::instance_renew), wake_up{renewal});
         }
       },
   };

@@ -53,7 +53,7 @@ struct placement_context {
   lease_store_actor leases;
   partition::partition_context partition;  ///< a template: id, epoch and incarnation are filled in
   instance_id me = 0;
-  millis lease{3000};        ///< of the instance; renewed three times as often
+  millis lease{3000};        ///< of the instance; renewed every second, or three times as often
   /// Somebody asks on the bus that this instance drain; not set: it does so itself, at once. Called on the
   /// placement actor's thread; whoever sets it sends `drain` when it has done what comes before.
   std::function<void()> on_drain_asked;
@@ -82,6 +82,7 @@ struct actor_state {
   std::map<partition_id, std::string> offered;  ///< released for us: where its former owner waits for "taken"
   std::vector<partition_id> to_release;
   bool release_under_way = false;
+  bool looking = false;             ///< at the table, as somebody speaks whom it did not have
   peers others;
   placement_view view;              ///< the last one
   std::set<partition_id> releasing;  ///< stopped here; a view from before the release is no reason to start again

@@ -31,11 +31,12 @@ void peers::seen(const std::vector<member>& members, std::int64_t now_ms) {
   else if (!only_others_hear_since_ms_) only_others_hear_since_ms_ = now_ms;
 }
 
-void peers::heard(instance_id peer, std::int64_t now_ms) {
+bool peers::heard(instance_id peer, std::int64_t now_ms) {
   const auto it = peers_.find(peer);
-  if (it == peers_.end()) return;
+  if (it == peers_.end()) return false;
   it->second.heard_ms = now_ms;
   if (!suspected(it->second, now_ms)) it->second.tries = 0;
+  return true;
 }
 
 void peers::disconnected(instance_id peer, std::int64_t now_ms) {

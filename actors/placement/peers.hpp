@@ -21,8 +21,8 @@ public:
 
   /// The table's members, ourselves included.
   void seen(const std::vector<member>& members, std::int64_t now_ms);
-  /// A peer said something on the bus.
-  void heard(instance_id peer, std::int64_t now_ms);
+  /// A peer said something on the bus. False: the table had none of this id when we last saw it.
+  bool heard(instance_id peer, std::int64_t now_ms);
   /// A peer's connection to the bus has ended.
   void disconnected(instance_id peer, std::int64_t now_ms);
   /// Our own connection to the bus. Silence means nothing while it is down.
