@@ -1,0 +1,142 @@
+// test/e2e/chaos_test.cpp -- instances that die, stop, or lose PostgreSQL or NATS under load: the others carry on,
+// and nobody notices.
+#include "test/e2e/load.hpp"
+
+using namespace warren::e2e;
+using warren::stack::poll_until;
+using whole = warren::stack::stack;
+
+namespace {
+
+/// Three instances in use; the victim owns the first project, and the gateway is at another, or at it.
+struct three {
+  whole s{several(3)};
+  load l;
+  warren::stack::instance& victim;
+  explicit three(bool gateway_at_victim = false) : l{spread(s)}, victim{l.owner("p0")} {
+    std::vector<std::string> ways;
+    if (gateway_at_victim) ways.push_back(std::to_string(victim.xds_port()));
+    for (const auto* each : others(s, victim)) ways.push_back(std::to_string(each->xds_port()));
+    s.to_xds().lead_to(ways, true);
+    l.write_by(*others(s, victim).front());
+    REQUIRE(l.await_writes());
+  }
+  static whole& spread(whole& s) {
+    REQUIRE(s.await_spread(everybody(s), patience));
+    return s;
+  }
+  std::string told_by_victim(const std::string& column) const {
+    return s.sql("SELECT " + column + " FROM instance WHERE name = '" + victim.name() + "'");
+  }
+};
+
+/// The victim, who owns p0, sleeps while others change what it owned; then it wakes.
+void sleeps_and_wakes(three& t, milliseconds nap) {
+  auto& s = t.s;
+  const auto asleep = warren::stack::clock::now();
+  t.victim.freeze();
+  // What it has been sent already it will read when it wakes; whoever sent it has long found somebody else.
+  s.must_ctl({"tunnel", "create", "late", "--hostname", "late.example.org", "--connector", "home-0", "--target",
+              s.demo_origin().url(), "--gateway-class", "demo", "--timeout", "30s", "-p", "p0"});
+  REQUIRE(s.await_spread(others(s, t.victim), patience));
+  s.must_ctl({"tunnel", "wait", "late", "--for", "ready", "--timeout", "30s", "-p", "p0"});
+  REQUIRE(t.l.await_writes());
+  t.l.stop_writing();
+  (void)poll_until([&] { return warren::stack::clock::now() - asleep >= nap; }, nap + patience);
+  const auto rows = "SELECT name, uid, generation, hostnames, enabled FROM tunnel WHERE project = 'p0' ORDER BY name";
+  const auto attachments = "SELECT tunnel, tunnel_uid, attachment_generation FROM attachment WHERE project = 'p0' ORDER BY 1, 2";
+  const auto before = s.sql(rows) + s.sql(attachments);
+
+  t.victim.thaw();
+  REQUIRE(s.await_spread(everybody(s), patience));  // it is one of them again
+  CHECK(s.sql(rows) + s.sql(attachments) == before);
+  CHECK(s.sql("SELECT count(*) FROM audit_event WHERE resource LIKE '%p0/tunnels/late'") == "1\n");
+  CHECK(is_the_targets(s.visit("late.example.org")));
+  CHECK(t.l.noticed_by_anybody() == "");
+}
+
+}  // namespace
+
+TEST_CASE("an instance is killed under load, and nobody notices") {
+  WARREN_NEEDS_SERVERS();
+  three t{true};
+  t.victim.kill();
+  REQUIRE(t.s.await_spread(others(t.s, t.victim), patience));
+  REQUIRE(t.l.await_writes());
+  t.victim.start();
+  REQUIRE(t.s.await_spread(everybody(t.s), patience));
+  REQUIRE(t.l.await_writes());
+  CHECK(t.l.noticed_by_anybody() == "");
+}
+
+TEST_CASE("an instance that is paused and wakes changes nothing, and no agent obeys it") {
+  WARREN_NEEDS_SERVERS();
+  three t;
+  sleeps_and_wakes(t, 1s);
+}
+
+TEST_CASE("an instance that is paused for 10 s and wakes changes nothing", "[long]") {
+  WARREN_NEEDS_SERVERS();
+  three t;
+  sleeps_and_wakes(t, 10s);
+}
+
+TEST_CASE("a deaf instance gives its partitions to those who hear") {
+  WARREN_NEEDS_SERVERS();
+  three t;
+  t.victim.to_nats().cut();
+  REQUIRE(t.s.await_spread(others(t.s, t.victim), patience));
+  CHECK(t.told_by_victim("bus_ok, expires_at > now()") == "f|t\n");
+  REQUIRE(t.l.await_writes());
+  t.victim.to_nats().mend();
+  REQUIRE(t.s.await_spread(everybody(t.s), patience));
+  CHECK(t.told_by_victim("bus_ok") == "t\n");
+  REQUIRE(t.l.await_writes());
+  CHECK(t.l.noticed_by_anybody() == "");
+}
+
+TEST_CASE("when all are deaf nobody gives anything away, and nothing goes offline") {
+  WARREN_NEEDS_SERVERS();
+  three t;
+  t.l.stop_writing();
+  const auto before = t.s.owners();
+  for (std::size_t n = 0; n < 3; ++n) t.s.at(n).to_nats().cut();
+  REQUIRE(poll_until([&] { return t.s.sql("SELECT count(*) FROM instance WHERE bus_ok") == "0\n"; }, patience));
+  const auto since = warren::stack::clock::now();
+  const auto a_while = 3 * milliseconds{t.s.options().instance_lease_ms};
+  while (warren::stack::clock::now() - since < a_while) REQUIRE(t.s.owners() == before);
+  for (std::size_t n = 0; n < 3; ++n) t.s.at(n).to_nats().mend();
+  REQUIRE(poll_until([&] { return t.s.sql("SELECT count(*) FROM instance WHERE bus_ok") == "3\n"; }, patience));
+  t.l.write_by(t.s.at(0));
+  REQUIRE(t.l.await_writes());
+  CHECK(t.s.owners() == before);
+  CHECK(t.l.noticed_by_anybody() == "");
+}
+
+TEST_CASE("a blind instance loses its partitions to those who see") {
+  WARREN_NEEDS_SERVERS();
+  three t;
+  t.l.write_by(*others(t.s, t.victim).front(), true);  // until it has lost them, it says that its database is away
+  t.victim.to_postgres().cut();
+  REQUIRE(t.s.await_spread(others(t.s, t.victim), patience));
+  REQUIRE(t.l.await_writes());
+  CHECK(t.victim.readyz().dump().find("database") != std::string::npos);
+  t.victim.to_postgres().mend();
+  REQUIRE(t.s.await_spread(everybody(t.s), patience));
+  REQUIRE(t.l.await_writes());
+  CHECK(t.l.noticed_by_anybody() == "");
+}
+
+TEST_CASE("an instance whose machine vanishes is succeeded when its lease is over") {
+  WARREN_NEEDS_SERVERS();
+  three t;
+  t.victim.to_postgres().swallow();
+  t.victim.to_nats().swallow();
+  REQUIRE(t.s.await_spread(others(t.s, t.victim), patience));
+  REQUIRE(t.l.await_writes());
+  t.victim.to_postgres().mend();
+  t.victim.to_nats().mend();
+  REQUIRE(t.s.await_spread(everybody(t.s), patience));
+  REQUIRE(t.l.await_writes());
+  CHECK(t.l.noticed_by_anybody() == "");
+}
