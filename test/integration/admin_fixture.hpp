@@ -217,6 +217,9 @@ struct fixture {
     // Of its own: channels with the same arguments share a connection.
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    // Who does not read gets no more than this; a window that grows would take thousands of events.
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 * 1024);
     return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
   }
   outcome create(const std::string& name, const std::string& hostname = "a.example.com") {

@@ -628,6 +628,9 @@ TEST_CASE("a key belongs to one connector, and a refusal says which field") {
   i.await_rest();
   auto enrol = bad::good<api::EnrolConnectorRequest>();
   REQUIRE(send(i, enrol).ok());
+  // It looks at its class before it is at rest.
+  REQUIRE(st::poll_until([&] { return st::stack::condition(i.s.connector("c3"), "Accepted") == "True"; },
+                         std::chrono::duration_cast<std::chrono::milliseconds>(patience), 50ms));
   const auto before = i.stored();
   enrol.set_parent("projects/other");
   auto s = send(i, enrol);
