@@ -185,7 +185,9 @@ public:
       }
       const bool moved = request.resume_token() != from;
       const bool too_slow = status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && moved;
-      if ((status.error_code() != grpc::StatusCode::UNAVAILABLE && !too_slow) || request.resume_token().empty())
+      // CANCELLED, and not by us: the server went down with the call.
+      const bool gone = status.error_code() == grpc::StatusCode::UNAVAILABLE || status.error_code() == grpc::StatusCode::CANCELLED;
+      if ((!gone && !too_slow) || request.resume_token().empty())
         throw refused{status};
       if (!moved) std::this_thread::sleep_for(milliseconds{100});  // a server on its way out refuses at once
     }
