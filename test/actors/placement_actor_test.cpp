@@ -421,3 +421,16 @@ TEST_CASE_METHOD(placement_world, "a deaf instance gives its partitions to one t
     CHECK(running() == ours);
   }
 }
+
+TEST_CASE_METHOD(placement_world, "somebody whom the table did not have is looked up when it is heard, and made room for") {
+  start();
+  const auto renewals = leases.renewals;
+  join(9);
+  hear(notice(9, "alive"));
+  CHECK(leases.renewals == renewals);
+  CHECK(running() == std::set<partition_id>{0, 1, 2});
+  const auto looks = leases.judged.size();
+  hear(notice(77, "alive"));
+  hear(notice(9, "alive"));
+  CHECK(leases.judged.size() == looks + 1);  // the unknown one is looked for; the known one is not
+}
