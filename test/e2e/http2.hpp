@@ -162,10 +162,12 @@ private:
     while (read(head, 9)) {
       const auto byte = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(head[i])); };
       if (!read(payload, byte(0) << 16 | byte(1) << 8 | byte(2))) return {};
+      if (head[3] == go_away) return {};
+      if (head[3] == settings && (head[4] & acknowledges) == 0) write(frame(settings, acknowledges, 0, ""));
+      if (head[8] != stream_) continue;  // the connection's, or the rest of an earlier stream's
       if ((head[3] == data || head[3] == headers) && (head[4] & end_stream) != 0) ended_ = true;
       if (head[3] == wanted) return payload;
-      if (head[3] == settings && (head[4] & acknowledges) == 0) write(frame(settings, acknowledges, 0, ""));
-      if (head[3] == reset || head[3] == go_away) return {};
+      if (head[3] == reset) return {};
     }
     return {};
   }
