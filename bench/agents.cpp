@@ -2,9 +2,11 @@
 #include "bench/agents.hpp"
 
 #include <atomic>
+#include <optional>
 #include <random>
 #include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -74,11 +76,11 @@ struct simulated_agents::impl {
   struct one {
     one(impl& owner, std::string of, std::string called, std::string uid, int partition, key_pair k, busv1::Addressing at)
         : project{std::move(of)}, name{std::move(called)}, key{std::move(k)}, timer{owner.io},
-          session{agent::session_options{project, name, std::move(uid), key.public_hex, "simulated/0.1.0"},
-                  agent::session_sources{[&owner](std::size_t n) { return owner.random_bytes(n); },
-                                         [&owner] { return std::uniform_real_distribution<double>{0.0, 1.0}(owner.random); },
-                                         [this](std::string_view bytes) { return key.sign(bytes); }},
-                  targets, std::move(at), {}},
+          options{project, name, std::move(uid), key.public_hex, "simulated/0.1.0"},
+          sources{[&owner](std::size_t n) { return owner.random_bytes(n); },
+                  [&owner] { return std::uniform_real_distribution<double>{0.0, 1.0}(owner.random); },
+                  [this](std::string_view bytes) { return key.sign(bytes); }},
+          addressing{std::move(at)}, session{std::in_place, options, sources, targets, addressing, agent::attachment_set{}},
           hello{bus::hello_subject(partition, project, bus::kind_connector, name)},
           heartbeat{bus::heartbeat_subject(partition, project, bus::kind_connector, name)},
           event{bus::event_subject(partition, project, bus::kind_connector, name)} {}
@@ -86,7 +88,11 @@ struct simulated_agents::impl {
     key_pair key;
     agent::target_table targets;
     asio::steady_timer timer;
-    agent::session session;
+    agent::session_options options;
+    agent::session_sources sources;
+    busv1::Addressing addressing;
+    std::optional<agent::session> session;
+    int life = 0;  ///< counts starts: answers to an earlier one's requests are nobody's
     std::string hello, heartbeat, event;
     bool established = false;
     std::int64_t number = 0;
@@ -103,15 +109,15 @@ struct simulated_agents::impl {
     commands = nats->subscribe("warren.v1.cmd.>", [this](std::string_view subject, std::string_view payload, std::string_view reply_to) {
       asio::post(io, [this, subject = std::string{subject}, payload = std::string{payload}, reply_to = std::string{reply_to}] {
         const auto where = bus::parse_subject(subject);
-        if (!where) return;
+        if (!where || !are_reachable) return;
         const auto it = agents.find(std::string{where->project} + "/" + std::string{where->name});
-        if (it != agents.end()) carry_out(*it->second, it->second->session.commanded(now_is(), payload, reply_to));
+        if (it != agents.end()) carry_out(*it->second, it->second->session->commanded(now_is(), payload, reply_to));
       });
     });
     nats->on_state([this](bool is) {
       asio::post(io, [this, is] {
         connected = is;
-        for (auto& [name, a] : agents) carry_out(*a, a->session.connected(now_is(), is));
+        tell_connected();
       });
     });
     address = fmt::format("127.0.0.1:{}", door.local_endpoint().port());
@@ -135,26 +141,39 @@ struct simulated_agents::impl {
   void add(std::unique_ptr<one> fresh) {
     auto& a = *fresh;
     agents[a.project + "/" + a.name] = std::move(fresh);
-    carry_out(a, a.session.connected(now_is(), connected));
+    carry_out(a, a.session->connected(now_is(), connected && are_reachable));
+  }
+
+  void tell_connected() {
+    for (auto& [name, a] : agents) carry_out(*a, a->session->connected(now_is(), connected && are_reachable));
+  }
+  void start_again(one& a) {
+    const auto disk = a.session->held();
+    ++a.life;
+    a.targets = {};
+    a.session.emplace(a.options, a.sources, a.targets, a.addressing, disk);
+    carry_out(a, {agent::set_changed{}});
+    carry_out(a, a.session->connected(now_is(), connected && are_reachable));
   }
 
   void carry_out(one& a, const agent::actions& todo) {
     for (const auto& each : todo) std::visit([&](const auto& action) { perform(a, action); }, each);
-    const bool is = a.session.where() == agent::phase::established;
+    const bool is = a.session->where() == agent::phase::established;
     if (is != a.established) established += is ? 1 : -1;
     a.established = is;
-    sessions += a.session.number() - a.number;
-    a.number = a.session.number();
+    sessions += a.session->number() - a.number;
+    a.number = a.session->number();
     arm(a);
   }
   void perform(one& a, const agent::ask_hello& ask) {
     ++hellos;
     nats->request(a.hello, ask.payload, millis{agent::hello_timeout},
-                  [this, &a, number = ask.number](bus::request_error error, std::string_view payload) {
-                    asio::post(io, [this, &a, number, error, payload = std::string{payload}] {
+                  [this, &a, life = a.life, number = ask.number](bus::request_error error, std::string_view payload) {
+                    asio::post(io, [this, &a, life, number, error, payload = std::string{payload}] {
+                      if (life != a.life) return;
                       carry_out(a, error == bus::request_error::none
-                                       ? a.session.hello_answered(now_is(), number, payload)
-                                       : a.session.hello_failed(now_is(), number, bus::to_string(error)));
+                                       ? a.session->hello_answered(now_is(), number, payload)
+                                       : a.session->hello_failed(now_is(), number, bus::to_string(error)));
                     });
                   });
   }
@@ -165,14 +184,16 @@ struct simulated_agents::impl {
   void perform(one& a, const agent::send_event& what) { nats->publish(a.event, what.payload); }
   void perform(one&, const agent::send_reply& what) { nats->publish(what.reply_to, what.payload); }
   void perform(one& a, const agent::save_set& what) {
-    asio::post(io, [this, &a, generation = what.generation] { carry_out(a, a.session.saved(now_is(), generation, "")); });
+    asio::post(io, [this, &a, life = a.life, generation = what.generation] {
+      if (life == a.life) carry_out(a, a.session->saved(now_is(), generation, ""));
+    });
   }
   void perform(one& a, const agent::set_changed&) {
-    a.targets.attach(a.session.held(), now_is().steady_ms);
+    a.targets.attach(a.session->held(), now_is().steady_ms);
     bool changed = false;
     for (const auto& to : a.targets.due(now_is().steady_ms))
       changed = a.targets.dialled(to, "", true, now_is().steady_ms) || changed;
-    if (changed) asio::post(io, [this, &a] { carry_out(a, a.session.targets_changed(now_is())); });
+    if (changed) asio::post(io, [this, &a] { carry_out(a, a.session->targets_changed(now_is())); });
   }
   void perform(one& a, const agent::end_agent& end) {
     std::fprintf(stderr, "the agent %s ended: %s\n", a.name.c_str(), end.why.c_str());
@@ -180,14 +201,14 @@ struct simulated_agents::impl {
   void perform(one&, const agent::say&) {}
 
   void arm(one& a) {
-    const auto next = a.session.deadline();
+    const auto next = a.session->deadline();
     if (!next) {
       a.timer.cancel();
       return;
     }
     a.timer.expires_at(std::chrono::steady_clock::time_point{millis{*next}});
     a.timer.async_wait([this, &a](boost::system::error_code ec) {
-      if (!ec) carry_out(a, a.session.wake(now_is()));
+      if (!ec) carry_out(a, a.session->wake(now_is()));
     });
   }
 
@@ -202,6 +223,10 @@ struct simulated_agents::impl {
       auto c = std::make_shared<caller>(std::move(socket));
       asio::async_read_until(c->socket, asio::dynamic_buffer(c->head, 8 * 1024), "\r\n\r\n", [this, c](boost::system::error_code e, std::size_t) {
         if (e) return;
+        if (!are_reachable) {
+          held_callers.push_back(c);
+          return;
+        }
         ++dials;
         static const std::string answer = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
         asio::async_write(c->socket, asio::buffer(answer), [c](boost::system::error_code, std::size_t) {});
@@ -217,6 +242,8 @@ struct simulated_agents::impl {
   std::shared_ptr<bus::connection> nats;
   bus::subscription commands;
   bool connected = false;
+  bool are_reachable = true;
+  std::vector<std::shared_ptr<caller>> held_callers;  ///< who dialled while nobody was reachable
   std::unordered_map<std::string, std::unique_ptr<one>> agents;  // of the loop
   std::atomic<std::size_t> count{0};
   std::atomic<std::int64_t> established{0}, sessions{0};
@@ -244,6 +271,20 @@ void simulated_agents::add(const api& server, const std::string& project, const 
   asio::post(impl_->io, [i = impl_.get(), project, name, uid = answer.enrolment().uid(),
                          partition = answer.enrolment().partition(), key, at] {
     i->add(std::make_unique<impl::one>(*i, project, name, uid, partition, key, at));
+  });
+}
+
+void simulated_agents::reachable(bool are) {
+  asio::post(impl_->io, [i = impl_.get(), are] {
+    i->are_reachable = are;
+    if (are) i->held_callers.clear();
+    i->tell_connected();
+  });
+}
+
+void simulated_agents::start_again() {
+  asio::post(impl_->io, [i = impl_.get()] {
+    for (auto& [name, a] : i->agents) i->start_again(*a);
   });
 }
 

@@ -24,6 +24,11 @@ public:
 
   /// Enrols a connector in class "local" with a fresh key; its agent says hello at once.
   void add(const api& server, const std::string& project, const std::string& name);
+  /// Whether they can be reached and reach anything: all at once, at that moment. While they cannot, heartbeats stop,
+  /// commands are lost, and dials are taken and not answered.
+  void reachable(bool are);
+  /// Each is ended and started again, with what its disk would hold: all say hello at once, or when reachable.
+  void start_again();
   /// Waits until all have a session; false: not in time.
   bool await_sessions(milliseconds timeout) const;
   std::size_t established() const;

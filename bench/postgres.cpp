@@ -1,7 +1,10 @@
 // bench/postgres.cpp -- PostgreSQL without Warren.
 #include "bench/postgres.hpp"
 
+#include <algorithm>
 #include <array>
+#include <limits>
+#include <utility>
 
 #include <fmt/format.h>
 #include <pqxx/pqxx>
@@ -29,27 +32,60 @@ sample commit_alone(const std::string& database_url, int count) {
   return out;
 }
 
-struct rival::impl {
-  explicit impl(const std::string& url) : db{url} {
-    db.prepare("tunnel", "UPDATE tunnel SET updated_at = updated_at WHERE project = $1");
-    db.prepare("connector", "UPDATE connector SET updated_at = updated_at WHERE project = $1");
-    db.prepare("attachment", "UPDATE attachment SET rules = rules WHERE project = $1");
-    db.prepare("hostname_claim", "UPDATE hostname_claim SET claim = claim WHERE project = $1");
-  }
-  pqxx::connection db;
-};
+rival::rival(std::string database_url, std::string project, int connections)
+    : met_(static_cast<std::size_t>(connections)) {
+  for (std::size_t n = 0; n < met_.size(); ++n)
+    threads_.emplace_back([this, database_url, project, n] { fight(database_url, project, n); });
+}
 
-rival::rival(const std::string& database_url) : impl_{new impl{database_url}} {}
-rival::~rival() { delete impl_; }
+rival::~rival() {
+  stopping_ = true;
+  for (auto& each : threads_) each.join();
+}
 
-int rival::bump(const std::string& project) {
-  int rows = 0;
-  for (const auto* table : {"tunnel", "connector", "attachment", "hostname_claim"}) {
-    pqxx::work one{impl_->db};
-    rows += static_cast<int>(one.exec_prepared(table, project).affected_rows());
-    one.commit();
+int rival::rounds_with(const std::string& tunnel) const {
+  const std::lock_guard lock{mutex_};
+  int fewest = std::numeric_limits<int>::max();
+  for (const auto& met : met_) {
+    const auto it = met.find(tunnel);
+    fewest = std::min(fewest, it == met.end() ? 0 : it->second);
   }
-  return rows;
+  return fewest;
+}
+
+void rival::fight(std::string database_url, std::string project, std::size_t number) {
+  pthread_setname_np(pthread_self(), "rival");
+  try {
+    pqxx::connection db{database_url};
+    // In one order, or its own connections would end each other's by deadlocks.
+    constexpr std::array statements{
+        std::pair{"tunnel", "WITH seen AS (SELECT project, name FROM tunnel WHERE project = $1 ORDER BY name FOR NO KEY UPDATE) "
+                            "UPDATE tunnel t SET updated_at = updated_at FROM seen WHERE (t.project, t.name) = (seen.project, seen.name) "
+                            "RETURNING t.name"},
+        std::pair{"connector", "WITH seen AS (SELECT project, name FROM connector WHERE project = $1 ORDER BY name FOR NO KEY UPDATE) "
+                               "UPDATE connector c SET updated_at = updated_at FROM seen WHERE (c.project, c.name) = (seen.project, seen.name)"},
+        std::pair{"attachment", "WITH seen AS (SELECT ctid FROM attachment WHERE project = $1 ORDER BY tunnel, tunnel_generation FOR NO KEY UPDATE) "
+                                "UPDATE attachment a SET rules = rules FROM seen WHERE a.ctid = seen.ctid"},
+        std::pair{"hostname_claim", "WITH seen AS (SELECT hostname FROM hostname_claim WHERE project = $1 ORDER BY hostname FOR NO KEY UPDATE) "
+                                    "UPDATE hostname_claim h SET claim = claim FROM seen WHERE h.hostname = seen.hostname"}};
+    for (const auto& [name, text] : statements) db.prepare(name, text);
+    while (!stopping_)
+      for (std::size_t i = 0; i < statements.size(); ++i) {
+        const std::string table = statements.at((i + number) % statements.size()).first;
+        try {
+          pqxx::work one{db};
+          const auto touched = one.exec_prepared(table, project);
+          one.commit();
+          rows_ += touched.affected_rows();
+          if (table != "tunnel") continue;
+          const std::lock_guard lock{mutex_};
+          for (const auto& row : touched) ++met_[number][row[0].c_str()];
+        } catch (const pqxx::transaction_rollback&) {  // a deadlock that it lost; so be it
+        }
+      }
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "the rival gives up: {}\n", e.what());
+  }
 }
 
 std::string final_rows(const std::string& database_url, const std::string& project, const std::string& tunnel) {

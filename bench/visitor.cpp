@@ -92,6 +92,13 @@ std::optional<glimpse> gaze::await(const std::function<bool(const glimpse&)>& sa
   }
 }
 
+std::vector<glimpse> gaze::since(clock::time_point from) const {
+  const std::lock_guard lock{mutex_};
+  return {std::lower_bound(seen_.begin(), seen_.end(), from,
+                           [](const glimpse& g, clock::time_point t) { return g.answered < t; }),
+          seen_.end()};
+}
+
 std::size_t gaze::count(int status) const {
   const std::lock_guard lock{mutex_};
   return static_cast<std::size_t>(

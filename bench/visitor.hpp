@@ -37,6 +37,8 @@ public:
   std::optional<glimpse> await_status(int status, clock::time_point since, milliseconds timeout) {
     return await([status](const glimpse& g) { return g.status == status; }, since, timeout);
   }
+  /// Answers that came at `from` or later.
+  std::vector<glimpse> since(clock::time_point from) const;
   /// Answers so far whose head was `status`.
   std::size_t count(int status) const;
   std::size_t total() const;
