@@ -16,6 +16,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "deploy/story/chaos.hpp"
 #include "deploy/story/story.hpp"
 
 namespace fs = std::filesystem;
@@ -26,7 +27,7 @@ namespace {
 constexpr std::uintmax_t room_needed_mb = 150;
 
 struct wishes {
-  bool once = false, json = false, keep = false;
+  bool once = false, json = false, keep = false, chaos = false;
   std::uint16_t port = 0;
 };
 
@@ -96,15 +97,18 @@ void show(const wishes& w, story::teller& out, stop_signals& signals) {
   if (w.port != 0 && stack::listens(w.port))
     throw stack::stack_error(fmt::format("Port {} of 127.0.0.1 is taken: choose another with --port, or leave it out for a free one.", w.port));
   out.progress("starting a private PostgreSQL and a private NATS");
-  stack::stack servers{{.own_postgres = true, .start = false, .instance_lease_ms = 3'000, .heartbeat_interval_ms = 2'000, .keep_logs = false, .visitor_port = w.port}};
+  stack::stack servers{{.own_postgres = true, .start = false, .instances = w.chaos ? 3 : 1, .with_ways = w.chaos, .instance_lease_ms = 3'000, .heartbeat_interval_ms = 2'000, .keep_logs = false, .visitor_port = w.port}};
   if (w.keep)
     servers.keep();
-  out.progress("starting warrend");
-  servers.start_warrend();
+  out.progress(w.chaos ? "starting three instances of warrend" : "starting warrend");
+  for (std::size_t n = 0; n < servers.instances(); ++n)
+    servers.at(n).start();
   if (stack::has_envoy()) {
     out.progress("starting Envoy");
     servers.start_envoy();
   }
+  if (w.chaos)
+    return story::tell_chaos(servers, out);
   out.progress("starting a demo origin, and an agent beside it");
   servers.demo_origin();
   servers.add_agent("home").await_session();
@@ -125,6 +129,7 @@ int main(int argc, char** argv) {
   CLI::App app{"Tells a tunnel's life on real servers, with measured times.", "./run"};
   app.add_flag("--once", w.once, "End after the story");
   app.add_flag("--json", w.json, "One JSON object a line: event, at_ms (since the command), after_ms (since its cause)");
+  app.add_flag("--chaos", w.chaos, "Three instances under load, and faults one after the other; ends after it");
   app.add_flag("--keep", w.keep, "Keep the data, the logs and the configurations");
   app.add_option("--port", w.port, "Where visitors come in; default: a free port");
   CLI11_PARSE(app, argc, argv);
