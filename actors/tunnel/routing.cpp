@@ -57,6 +57,8 @@ route_plan plan_routes(const v1::TunnelRow& tunnel, const find_connector& connec
   auto current =
       plan_generation(tunnel, tunnel.generation(), tunnel.rules(), connector, attachment);
   if (tunnel.previous_generation() == 0 || !tunnel.enabled()) return current;
+  // Once gateways run it there is no way back: agents have been told to let go of the one before.
+  if (tunnel.programmed_generation() >= tunnel.generation()) return current;
   const bool waits_for_an_agent =
       std::any_of(current.rules.begin(), current.rules.end(), [&](const rule_plan& r) {
         const auto* c = connector(r.rule.connector());

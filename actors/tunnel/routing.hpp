@@ -44,8 +44,8 @@ using find_attachment =
                                            std::int64_t tunnel_generation)>;
 
 /// The current generation is served as soon as every rule whose connector is online is attached; until then
-/// the previous one, when there is one (tunnels.md, "Attachments"). Within a generation each rule follows
-/// its own connector.
+/// the previous one, when there is one (tunnels.md, "Attachments"), and never again once the current one has been
+/// programmed. Within a generation each rule follows its own connector.
 route_plan plan_routes(const v1::TunnelRow& tunnel, const find_connector& connector,
                        const find_attachment& attachment);
 

@@ -69,6 +69,23 @@ TEST_CASE("the previous generation is served until the agents hold the current o
   }
 }
 
+TEST_CASE("once gateways run a generation, nobody is sent back to the one before") {
+  world w;
+  w.t.set_previous_generation(1);
+  *w.t.mutable_previous_rules() = w.t.rules();
+  w.t.set_generation(2);
+  w.t.set_programmed_generation(2);
+  auto* r = w.t.add_rules();
+  r->set_path_prefix("/api");
+  r->set_connector("late");
+  // The one agent holds it and lets go of the one before; the other has just come back and does not hold it yet.
+  w.connectors["late"] = rows::connector("p", "late", 1);
+  w.attachments = {rows::attachment(w.t, "edge", 2)};
+  CHECK(w.plan().generation == 2);
+  CHECK(w.plan().rules.at(0).what == outcome::live);
+  CHECK(w.plan().rules.at(1).what == outcome::offline);
+}
+
 TEST_CASE("each rule follows its own connector") {
   world w;
   auto* r = w.t.add_rules();
