@@ -164,8 +164,9 @@ int main(int argc, char** argv) {
     const gaze visitor{s.visitor_port(), "web.bench.example", std::chrono::milliseconds{5}};
 
     std::vector<std::unique_ptr<writer>> writers;
+    const auto first = clock::now();
     for (int n = 0; n < projects; ++n) writers.push_back(std::make_unique<writer>(server, fmt::format("project-{}", n)));
-    if (!stack::poll_until([&] { return std::all_of(writers.begin(), writers.end(), [](const auto& each) { return each->wrote_after({}); }); }, patience))
+    if (!stack::poll_until([&] { return std::all_of(writers.begin(), writers.end(), [first](const auto& each) { return each->wrote_after(first); }); }, patience))
       throw stack::stack_error("writes do not work: " + writers.front()->why());
     std::map<std::string, int> partition_of_project;
     for (const auto& each : writers)

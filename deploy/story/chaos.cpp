@@ -140,8 +140,9 @@ use begin_use(stack::stack& servers) {
       if (!u.visitors.back()->await_status(200, patience)) throw stack_error("No visitor gets 200.");
     }
   const auto channel = grpc::CreateChannel(fmt::format("127.0.0.1:{}", servers.at(0).admin_port()), grpc::InsecureChannelCredentials());
+  const auto first = clock::now();
   for (int n = 0; n < projects; ++n) u.writers.push_back(std::make_unique<writer>(channel, project_name(n)));
-  u.await_writes({});
+  u.await_writes(first);
   return u;
 }
 
