@@ -26,6 +26,7 @@ using steady = std::chrono::steady_clock;
 
 constexpr std::size_t queue_max = 4096;     // a take and a release of every partition, many times over
 constexpr auto statement_timeout = 1500ms;  // half of the lease: a renewal that takes longer is repeated
+constexpr std::int64_t end_again_ms = 500;  // a taker has many partitions of one owner to take
 constexpr auto take_lock_timeout = 300ms;   // a holder's row lock lasts for one group commit
 constexpr int numbers_tried = 100;          // beyond: the sequence is not what is wrong
 
@@ -163,13 +164,14 @@ public:
     std::int64_t taken_at = 0;
     if (may) {
       // A superseded holder that is paused keeps its row locks for as long as its sessions live.
-      if (owner != 0 && owner != id_) end_sessions(s, owner);
-      pqxx::work tx{s.conn};
-      tx.exec("SET LOCAL lock_timeout = " + std::to_string(take_lock_timeout.count()));
+      if (owner != 0 && owner != id_ && (owner != sessions_ended_of_ || now_ms() - sessions_ended_ms_ > end_again_ms)) {
+        end_sessions(s, owner);
+        sessions_ended_of_ = owner;
+        sessions_ended_ms_ = now_ms();
+      }
       try {
-        const auto rows = tx.exec_prepared("take", partition, id_.load(), owner, epoch);
+        const auto rows = pqxx::nontransaction{s.conn}.exec_prepared("take", partition, id_.load(), owner, epoch);
         if (!rows.empty()) taken_at = rows[0][0].as<std::int64_t>();
-        tx.commit();
       } catch (const std::exception& e) {
         // Somebody holds the row: asked again, it is judged anew.
         if (classify(e, s.conn.is_open()).kind != sql_failure::what::contended) throw;
@@ -207,6 +209,7 @@ private:
     o.writer = false;
     o.history = config_.history;
     o.statement_timeout = statement_timeout;
+    o.lock_timeout = take_lock_timeout;
     o.idle_timeout = 1000ms;
     return o;
   }
@@ -394,6 +397,7 @@ private:
   std::deque<task> tasks_;
   bool stopping_ = false;
   bool lock_taken_again_ = false;  // of the thread; since the last renewal
+  std::int64_t sessions_ended_of_ = 0, sessions_ended_ms_ = 0;  // of the thread: the last owner that was superseded
   std::int64_t registered_in_ = 0;  // of the thread: the incarnation that has our row
   int socket_ = -1, lock_socket_ = -1;
   std::atomic<std::int64_t> busy_since_ms_{0};
