@@ -114,6 +114,7 @@ inline constexpr std::size_t recorder_segments = 3;            // of a shard; th
 inline constexpr std::size_t recorder_segment_steps_max = 100'000;   // what one reader has to unpack at a time
 inline constexpr std::size_t recorder_record_share = 4;        // a step or state larger than 1/4 segment is left out
 inline constexpr std::size_t recorder_digest_credit = 64;      // bytes of state that a step that wrote nothing pays for
+inline constexpr std::size_t recorder_digest_credit_saved = 8 * 1024;  // … that asked for a save: ten times a usual tunnel
 inline constexpr std::size_t bundle_chunk_bytes = 256 * 1024;  // of a diagnostic bundle, in one message
 inline constexpr std::size_t bundles_max = 2;                  // made at a time, per instance
 

@@ -37,10 +37,10 @@ struct record_track {
   std::size_t digest_bytes = 0;    ///< of the last digest
 
   /// Whether the state after this step is worth its digest: each step pays for some bytes, so that a large state
-  /// is digested at some of its steps only, and a heartbeat never costs as much as its connector is large.
+  /// is digested at some of its steps only, and no step costs as much as its connector is large.
   bool digest_due(bool written) {
-    digest_credit += limits::recorder_digest_credit;
-    if (!written && digest_credit < digest_bytes) return false;
+    digest_credit += written ? limits::recorder_digest_credit_saved : limits::recorder_digest_credit;
+    if (digest_credit < digest_bytes) return false;
     digest_credit = 0;
     return true;
   }
