@@ -2,7 +2,8 @@
 // notices, puts right what only it may say, and promises nothing that is not so.
 #include <catch2/catch.hpp>
 
-#include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 
 #include "actors/core/ids.hpp"
@@ -28,7 +29,9 @@ public:
     link_ = bus::connection::open(o);
     partition_ = partition_of(s.options().project, s.options().partitions);
     thread_ = std::thread{[this] {
-      while (!stopping_) {
+      std::unique_lock lock{mutex_};
+      // As gateways' servers do each second.
+      for (; !stopping_; stop_.wait_for(lock, std::chrono::milliseconds{100})) {
         busv1::GatewayAck a;
         a.set_version(1);
         a.set_incarnation(1);
@@ -40,12 +43,15 @@ public:
         a.set_partition(partition_);
         a.set_acknowledged(1'000'000'000);
         link_->publish(bus::ack_subject(partition_), a.SerializeAsString());
-        std::this_thread::sleep_for(std::chrono::milliseconds{100});  // as gateways' servers do each second
       }
     }};
   }
   ~played_gateway() {
-    stopping_ = true;
+    {
+      const std::lock_guard lock{mutex_};
+      stopping_ = true;
+    }
+    stop_.notify_all();
     thread_.join();
     link_->close();
   }
@@ -55,7 +61,9 @@ public:
 private:
   std::shared_ptr<bus::connection> link_;
   partition_id partition_ = 0;
-  std::atomic<bool> stopping_{false};
+  std::mutex mutex_;
+  std::condition_variable stop_;
+  bool stopping_ = false;
   std::thread thread_;
 };
 
