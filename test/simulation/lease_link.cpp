@@ -33,6 +33,12 @@ void lease_link::leave() {
   to_.db.now.instances.erase(to_.me);
 }
 
+void lease_link::abandon() {
+  placement_view v;
+  v.error = "the process has ended";
+  for (auto& s : std::exchange(queue_, {})) s.then(v);
+}
+
 void lease_link::later(std::int64_t ms, std::function<void(lease_link&)> what) {
   to_.time.after(ms, [me = weak_from_this(), what = std::move(what)] {
     if (auto alive = me.lock()) what(*alive);

@@ -36,6 +36,8 @@ public:
   void release(const release_partition& q, std::function<void(placement_view)> then);
   void judge(const judge_instance& q, std::function<void(placement_view)> then);
 
+  /// The process has died: whoever waits is answered, so that its actors can end.
+  void abandon();
   /// The connection that held the lock has ended.
   void lose_lock_connection() { lock_session_ = 0; }
   std::uint64_t lock_session() const { return lock_session_; }

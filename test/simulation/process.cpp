@@ -1,6 +1,9 @@
 // test/simulation/process.cpp -- one start of one warrend on virtual time: wiring, as services/warrend/serve does it.
 #include "test/simulation/process.hpp"
 
+#include <type_traits>
+#include <utility>
+
 #include "actors/core/subjects.hpp"
 
 namespace warren::simulation {
@@ -8,6 +11,7 @@ namespace warren::simulation {
 namespace {
 
 constexpr std::int64_t xds_tick_ms = 500;
+constexpr int turns_at_one_moment_max = 200'000;  // of the actors of one process
 using partition::partition_context;
 
 /// To the asker: hand everything over.
@@ -52,10 +56,14 @@ process::~process() {
   dead_ = true;
   life_.reset();
   to_.net.disconnect(link_);
+  // An actor that awaits an answer hears nothing else, not even that it shall end.
+  store_->abandon();
+  leases_->abandon();
+  for (auto& [id, then] : std::exchange(requests_, {})) then({"disconnected", ""});
+  for (auto& [id, then] : std::exchange(dials_, {})) then({});
+  settle();
   store_.reset();  // with the promises that wait in it
   leases_.reset();
-  requests_.clear();
-  dials_.clear();
   subscribers_.clear();
   bus_watchers_.clear();
   // As actors they end in order; as a process it is dead: nothing of what they say now is heard by anybody.
@@ -77,7 +85,8 @@ void process::follow_clock() {
 
 void process::settle() {
   auto& jobs = jobs_.jobs;
-  while (!jobs.empty()) {
+  for (int turns = 0; !jobs.empty(); ++turns) {
+    if (turns == turns_at_one_moment_max) return to_.time.violate("actors talk to each other without end");
     // Any order in which threads might have run them; the messages of one actor keep theirs.
     if (jobs.size() > 1)
       std::swap(jobs.front(), jobs[static_cast<std::size_t>(to_.time.schedule.roll() % jobs.size())]);
@@ -107,12 +116,22 @@ template <class Answer> std::function<void(Answer)> process::answer_later(caf::t
   };
 }
 
+/// What somebody hears who asks while the process dies.
+template <class Answer> Answer gone() {
+  Answer a{};
+  if constexpr (std::is_same_v<Answer, save_result>) a = save_lost{};
+  else if constexpr (std::is_same_v<Answer, loaded>) a.lost = true;
+  else if constexpr (!std::is_same_v<Answer, dial_result>) a.error = "the process has ended";
+  return a;
+}
+
 caf::behavior process::edge(caf::event_based_actor* self) {
   self->set_down_handler([this](const caf::down_msg& down) { forget_receiver(down.source); });
   // Where a promise waits goes before the system does.
   const auto asked = [self, this]<class Answer>(auto ask) {
     auto promise = self->make_response_promise<caf::typed_response_promise<Answer>>();
-    if (!dead_) ask(answer_later<Answer>(promise));
+    if (dead_) promise.deliver(gone<Answer>());
+    else ask(answer_later<Answer>(promise));
     return promise;
   };
   const auto store = [=, this]<class Answer>(const auto& q) {

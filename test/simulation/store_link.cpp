@@ -242,6 +242,15 @@ void store_link::finish(partition_id p, std::vector<save_result> results) {
   for (std::size_t i = 0; i < group.size(); ++i) answer(group[i], std::move(results[i]));
 }
 
+void store_link::abandon() {
+  for (auto& [p, l] : lanes_) {
+    for (auto& w : l.group) w.then(save_lost{});
+    for (auto& w : l.queue) w.then(save_lost{});
+  }
+  lanes_.clear();
+  for (auto& [id, r] : std::exchange(reads_, {})) r.fail("");
+}
+
 // ---- reads ----
 
 template <class Answer>
@@ -293,6 +302,7 @@ void store_link::try_read(std::uint64_t id) {
 namespace {
 loaded no_rows(std::string why) {
   loaded l;
+  l.lost = why.empty();
   l.error = std::move(why);
   return l;
 }

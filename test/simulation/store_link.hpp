@@ -45,6 +45,9 @@ public:
   void adopt(const adopt_rivals& q, std::function<void(loaded)> then);
   void next_stream(std::function<void(std::optional<std::int64_t>)> then);
 
+  /// The process has died: whoever waits hears that its partition is lost, so that its actors can end.
+  void abandon();
+
   bool cut = false;  ///< this instance alone does not reach the database
   bool reachable() const { return !cut && !to_.weather.away; }
   /// All connections end now, as at a failover.

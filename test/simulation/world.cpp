@@ -14,6 +14,7 @@ namespace {
 constexpr std::int64_t settle_ms_max = 120'000;  // longer than the longest wait: a deletion for a gateway that is gone
 constexpr std::int64_t look_every_ms = 500;
 constexpr std::int64_t stays_ms = 4'000;
+constexpr std::uint64_t steps_at_one_moment_max = 20'000;
 constexpr std::int64_t purge_every_ms = 600'000;
 constexpr std::int64_t keepalive_ms = 5'000;  // a gateway's, to an instance that does not answer any more
 
@@ -275,6 +276,8 @@ bool world::step(std::int64_t until_ms) {
     return false;
   }
   at = std::max(at, time_.now_ms());
+  steps_here_ = at == time_.now_ms() ? steps_here_ + 1 : 0;
+  if (steps_here_ == steps_at_one_moment_max) time_.violate("time stands still: something goes round and round");
   time_.pass_to(at);
   db_.clock_ms = process::wall_epoch_ms + at;
   ++steps_;

@@ -95,7 +95,7 @@ private:
   std::map<std::uint64_t, stream> streams_;
   std::map<std::int64_t, tables> backups_;  ///< for failovers to come, by time
   std::vector<expectation> expected_;
-  std::uint64_t steps_ = 0, tickets_ = 0, next_stream_ = 1, commits_ = 0, takeovers_ = 0;
+  std::uint64_t steps_ = 0, steps_here_ = 0, tickets_ = 0, next_stream_ = 1, commits_ = 0, takeovers_ = 0;
   bool faults_over_ = false;
 };
 
