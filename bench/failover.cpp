@@ -111,7 +111,7 @@ std::optional<sample> etcd_leaders(int rounds, const command_line& line) {
   const auto candidate = [&](int n) {
     return stack::process{{.name = "etcdctl lock",
                            .path = ctl,
-                           .arguments = {"--endpoints", client, "lock", "--ttl", "3", "leader", "/bin/sh", "-c",
+                           .arguments = {"--endpoints", client, "lock", "--ttl", "3", "--", "leader", "/bin/sh", "-c",
                                          "echo candidate-" + std::to_string(n) + " leads; exec sleep 1000"},
                            .environment = {{"ETCDCTL_API", "3"}},
                            .log = place.folder("log") / ("candidate-" + std::to_string(n))}};
