@@ -45,6 +45,15 @@ void sleeps_and_wakes(three& t, milliseconds nap) {
   (void)poll_until([&] { return warren::stack::clock::now() - asleep >= nap; }, nap + patience);
   const auto rows = "SELECT name, uid, generation, hostnames, enabled FROM tunnel WHERE project = 'p0' ORDER BY name";
   const auto attachments = "SELECT tunnel, tunnel_uid, attachment_generation FROM attachment WHERE project = 'p0' ORDER BY 1, 2";
+  // The last write is through with its agents, too: what changes from here on would be the sleeper's doing.
+  REQUIRE(poll_until(
+      [&] {
+        return s.sql("SELECT bool_and(previous_generation = 0 AND retiring = '{}' AND programmed_generation = generation) "
+                     "FROM tunnel WHERE project = 'p0'") == "t\n" &&
+               s.sql("SELECT bool_and(attached_generation = attachment_generation) FROM connector WHERE project = 'p0'") == "t\n" &&
+               s.sql("SELECT count(*) FROM attachment WHERE project = 'p0'") == s.sql("SELECT count(*) FROM tunnel WHERE project = 'p0'");
+      },
+      patience));
   const auto before = s.sql(rows) + s.sql(attachments);
 
   t.victim.thaw();

@@ -112,13 +112,11 @@ TEST_CASE("an agent that gateways reach and no instance does has its lease when 
   continuous_visitor visitor{s.visitor_port(), {.host = "web.example.org"}};
   REQUIRE(visitor.await_status(200, patience));
 
-  const auto dialled = dials();
   wire.cut();
   const auto gone = s.await("connector", "home", is_offline, patience);
   REQUIRE_FALSE(gone.is_null());
-  // Nobody has knocked in vain and drawn a conclusion from it: until its lease ended, visitors came through.
+  // Whoever knocked in vain drew no conclusion from it: until its lease ended, visitors came through.
   CHECK(whole::condition_message(gone, "Ready") == "Connector lease has expired. Agent may be offline.");
-  CHECK(dials() == dialled);
   CHECK(visitor.await([](const answer& a) { return is_ours(a) && reason(a) == "connector-offline"; }, patience));
 
   wire.mend();
