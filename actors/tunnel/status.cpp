@@ -376,7 +376,10 @@ std::vector<chain_link> explain(const status_inputs& in) {
   chain.push_back(link("tunnel enabled", t.has_delete_time() ? maybe{} : lifecycle_obstacle(t),
                        t.enabled() || !t.has_updated_at() ? 0 : to_ms(t.updated_at()), "The tunnel is switched on."));
   chain.push_back(link("tunnel accepted", accepted_obstacle(t), since_of(accepted),
-                       "The spec is valid and the host names are claimed.", "Correct the named field."));
+                       "The spec is valid and the host names are claimed.",
+                       accepted != nullptr && accepted->status() == status_false
+                           ? "Correct the named field."
+                           : "The instance that owns the project judges it as soon as it can."));
   chain.push_back(link("gateways programmed", programmed_obstacle(t), since_of(programmed),
                        programmed == nullptr ? "" : programmed->message(), advice_for_gateways(in)));
   for (const auto& name : connectors) explain_connector(in, name, chain);
