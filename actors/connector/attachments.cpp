@@ -239,6 +239,7 @@ void plan_wishes(const state& s, state& after, plan& p) {
   std::vector<std::string> of_rivals;
   for (const auto& [key, a] : after.attachments())
     if (a.attachment_generation() == never_attached) of_rivals.push_back(key);
+  std::sort(of_rivals.begin(), of_rivals.end());  // the state's map has no order, a replay needs one
   bool more_of_rivals = false;
   for (const auto& key : of_rivals) {
     if (p.children.size() >= std::size_t{2 * limits::attachment_batch}) {

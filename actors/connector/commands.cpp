@@ -1,6 +1,9 @@
 // actors/connector/commands.cpp -- what administrators ask for. Pure.
 #include "actors/connector/commands.hpp"
 
+#include <map>
+#include <string_view>
+
 #include <fmt/format.h>
 #include <google/protobuf/util/json_util.h>
 
@@ -63,9 +66,11 @@ void save_command(transition& t, row_write::op what, v1::ConnectorRow row, momen
   state after = s;
   after.mutable_pending()->erase(after.pending().begin());
   if (what == row_write::op::erase) {
-    for (const auto& [key, a] : s.attachments()) {
-      save.rows.push_back(write_of(row_write::op::erase, a, a.version()));
-      owe_state(after, a.tunnel(), a.tunnel_uid(), a.tunnel_generation());
+    std::map<std::string_view, const v1::AttachmentRow*> sorted;  // the state's map has no order, a replay needs one
+    for (const auto& [key, a] : s.attachments()) sorted[key] = &a;
+    for (const auto& [key, a] : sorted) {
+      save.rows.push_back(write_of(row_write::op::erase, *a, a->version()));
+      owe_state(after, a->tunnel(), a->tunnel_uid(), a->tunnel_generation());
     }
     if (!s.row().session_token_hash().empty()) {
       after.set_superseded_session(s.row().session());
