@@ -220,12 +220,12 @@ struct connection::impl : std::enable_shared_from_this<connection::impl> {
     natsConnection* raw = nullptr;
     const auto status = natsConnection_Connect(&raw, make_options(closure.get(), !is_bulk).get());
     if (status != NATS_OK && status != NATS_NOT_YET_CONNECTED) {
-      if (raw != nullptr) closure.release();
+      if (raw != nullptr) (void)closure.release();
       natsConnection_Destroy(raw);
       spdlog::warn("bus: cannot connect: {}", natsStatus_GetText(status));
       return false;
     }
-    closure.release();
+    (void)closure.release();
     const nats_ptr nats{raw, &natsConnection_Destroy};
     {
       const std::lock_guard lock{links_mutex};
@@ -334,7 +334,7 @@ struct connection::impl : std::enable_shared_from_this<connection::impl> {
     }
     to.drops_counted = 0;
     natsSubscription_SetOnCompleteCB(to.handle, &impl::on_complete, closure.get());
-    closure.release();  // on_complete frees it; a link that was closed in between never calls it, which leaks 16 bytes
+    (void)closure.release();  // on_complete frees it; a link that was closed in between never calls it, which leaks 16 bytes
     const auto bounded = [](std::size_t value) { return static_cast<int>(std::min<std::size_t>(value, 0x7fffffff)); };
     natsSubscription_SetPendingLimits(to.handle, bounded(options.pending_messages_max), bounded(options.pending_bytes_max));
     return true;

@@ -146,7 +146,7 @@ struct metrics::impl {
       const std::lock_guard lock{unknown_mutex};
       if (unknown.emplace(name).second) spdlog::error("telemetry: no such metric, type or label: {} {}", name, label);
     }
-    assert(!"a metric that is not in the table");
+    assert(false && "a metric that is not in the table");
     return nullptr;
   }
 };
