@@ -64,7 +64,7 @@ void save_command(transition& t, row_write::op what, v1::ConnectorRow row, momen
     save.request = answered_request{p.command().project(), caller.method(), caller.request_id(), caller.digest()};
 
   state after = s;
-  after.mutable_pending()->erase(after.pending().begin());
+  drop_first_pending(after);
   if (what == row_write::op::erase) {
     std::map<std::string_view, const v1::AttachmentRow*> sorted;  // the state's map has no order, a replay needs one
     for (const auto& [key, a] : s.attachments()) sorted[key] = &a;
@@ -122,20 +122,6 @@ v1::ConnectorRow fresh_row(const state& s, const v1::ConnectorSpec& spec, const 
 }
 
 }  // namespace
-
-void hear_command(transition& t, const event& e) {
-  if (t.next.pending_size() >= static_cast<int>(limits::entity_pending_commands_max)) {
-    v1::Reply r;
-    r.set_code(std::string{to_string(errc::overloaded)});
-    r.set_message("too many changes at once");
-    t.replies.push_back({e.ticket(), std::move(r)});
-    return;
-  }
-  auto* p = t.next.add_pending();
-  p->set_ticket(e.ticket());
-  *p->mutable_command() = e.command();
-  p->set_fresh_uid(e.fresh_uid());
-}
 
 std::optional<v1::Reply> do_command(transition& t, moment now) {
   state& s = t.next;

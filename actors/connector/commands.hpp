@@ -7,8 +7,6 @@
 
 namespace warren::connector {
 
-void hear_command(transition& t, const event& e);
-
 /// The first pending command: answered at once (and dropped from the queue), or a save that answers.
 std::optional<v1::Reply> do_command(transition& t, moment now);
 

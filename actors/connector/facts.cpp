@@ -3,14 +3,6 @@
 
 namespace warren::connector {
 
-v1::Reply error_reply(errc code, std::string field, std::string message) {
-  v1::Reply r;
-  r.set_code(std::string{to_string(code)});
-  r.set_field(std::move(field));
-  r.set_message(std::move(message));
-  return r;
-}
-
 void want_wake(transition& t, std::int64_t at_ms) {
   if (t.wake_at_ms == 0 || at_ms < t.wake_at_ms) t.wake_at_ms = at_ms;
 }

@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "actors/connector/machine.hpp"
-#include "actors/core/error.hpp"
+#include "actors/core/pending.hpp"
 
 namespace warren::connector {
 
@@ -30,8 +30,6 @@ std::string addresses_of(const v1::ConnectorRow& row);
 
 /// Wakes the machine at `at_ms`, or earlier.
 void want_wake(transition& t, std::int64_t at_ms);
-
-v1::Reply error_reply(errc code, std::string field, std::string message);
 
 /// A command of this owner to that session of the agent; without an id nobody waits for its reply.
 busv1::AgentCommand command_for(const state& s, std::int64_t session, std::int64_t id);

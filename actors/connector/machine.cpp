@@ -106,9 +106,7 @@ void hear_reloaded(state& s, const event& e, moment now) {
       if (a.attachment_generation() == never_attached) s.set_set_changed_by_rival(true);
   }
   if (r.conflict()) {
-    s.set_conflicts(s.conflicts() + 1);
-    s.set_retry_at_ms(now.steady_ms + backoff_ms(limits::conflict_retry_first, limits::conflict_retry_max,
-                                                 s.conflicts(), e.random()));
+    retry_after_conflict(s, now, e.random());
   } else if (first) {
     s.set_failures(0);
     s.set_retry_at_ms(0);
@@ -121,29 +119,22 @@ void hear_failed(transition& t, const event& e, moment now) {
   const auto code = errc_from(f.code()).value_or(errc::internal);
   const bool for_command = s.known() && s.saving() == "command" && s.pending_size() > 0;
   if (f.code() == "replayed") {  // the shell has given the first answer
-    if (for_command) s.mutable_pending()->erase(s.pending().begin());
+    if (for_command) drop_first_pending(s);
     return;
   }
   while (!s.known() && s.pending_size() > 0) {  // nobody can say when it will be read: callers try again
     t.replies.push_back({s.pending(0).ticket(), error_reply(errc::unavailable, "", f.message())});
-    s.mutable_pending()->erase(s.pending().begin());
+    drop_first_pending(s);
   }
   if (for_command) {
-    v1::Reply r;
-    r.set_code(f.code());
-    r.set_field(f.field());
-    r.set_message(f.message());
-    t.replies.push_back({s.pending(0).ticket(), std::move(r)});
-    s.mutable_pending()->erase(s.pending().begin());
+    refuse_first_pending(t, f);
   } else if (code != errc::unavailable && s.saving() == "status" && s.wishes_size() > 0) {
     // One of them will not be stored, whatever is tried (its tunnel has gone): its tunnel asks again if it has to.
     s.mutable_wishes()->erase(s.wishes().begin());
   } else if (code != errc::unavailable && s.has_welcome() && !s.welcome().stored()) {
     refuse_welcome(t);
   }
-  s.set_failures(s.failures() + 1);
-  s.set_retry_at_ms(now.steady_ms + backoff_ms(limits::unavailable_retry_first, limits::unavailable_retry_max,
-                                               s.failures(), e.random()));
+  retry_after_failure(s, now, e.random());
 }
 
 void owe_class(transition& t, moment now) {
@@ -185,7 +176,7 @@ void settle(transition& t, moment now) {
       auto reply = do_command(t, now);
       if (t.save) return;
       t.replies.push_back({s.pending(0).ticket(), std::move(*reply)});
-      s.mutable_pending()->erase(s.pending().begin());
+      drop_first_pending(s);
       want_wake(t, now.steady_ms);
     } else if (exists(s)) {
       reconcile(t, now);
@@ -251,7 +242,7 @@ transition step(state before, const event& e, moment now) {
   state& s = t.next;
   notice_delay(s, now);
   switch (e.event_case()) {
-    case event::kCommand: hear_command(t, e); break;
+    case event::kCommand: queue_command(t, e); break;
     case event::kHello: hear_hello(t, e.hello(), e, now); break;
     case event::kHeartbeat: hear_heartbeat(t, e.heartbeat(), now); break;
     case event::kAgentEvent: hear_agent_event(t, e.agent_event(), now); break;
@@ -262,9 +253,7 @@ transition step(state before, const event& e, moment now) {
     case event::kClass: hear_class(s, e.class_(), now); break;
     case event::kReloaded: hear_reloaded(s, e, now); break;
     case event::kSaved:
-      s.set_conflicts(0);
-      s.set_failures(0);
-      s.set_retry_at_ms(0);
+      forget_retries(s);
       s.clear_saving();
       break;
     case event::kFailed: hear_failed(t, e, now); break;
