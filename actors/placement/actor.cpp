@@ -339,7 +339,7 @@ void judge(self_ptr self) {
             [](const caf::error&) {});
   // The pulse looks often enough for what comes later.
   const auto due = s.others.next_due_ms();
-  if (!suspects.empty() && due && *due - now < limits::instance_pulse / 1ms)
+  if (!suspects.empty() && due && *due - now < pulse_of(s.ctx.lease).count())
     self->delayed_send(self, millis{std::max<std::int64_t>(1, *due - now)}, wake_up{look});
 }
 
@@ -399,7 +399,7 @@ void beat(self_ptr self) {
   auto& s = self->state;
   if (safe(self) && s.bus_ok && !s.renewal_failed) tell(self, notice(self, "alive"));
   judge(self);
-  self->delayed_send(self, limits::instance_pulse, wake_up{pulse});
+  self->delayed_send(self, pulse_of(s.ctx.lease), wake_up{pulse});
 }
 
 }  // namespace

@@ -7,8 +7,10 @@
 
 namespace warren::placement {
 
-namespace {
-constexpr std::int64_t silent_after_ms = millis{limits::instance_silent_after}.count();
+millis pulse_of(millis lease) { return std::max<millis>(limits::instance_pulse, lease / 30); }
+
+std::int64_t peers::silent_after_ms() const {
+  return std::max<millis>(limits::instance_silent_after, 3 * pulse_of(lease_)).count();
 }
 
 void peers::seen(const std::vector<member>& members, std::int64_t now_ms) {
@@ -48,7 +50,7 @@ void peers::disconnected(instance_id peer, std::int64_t now_ms) {
     p.tries = 0;
     p.judge_at_ms = now_ms;
   }
-  p.suspicious_until_ms = now_ms + silent_after_ms;
+  p.suspicious_until_ms = now_ms + silent_after_ms();
 }
 
 void peers::bus(bool connected, std::int64_t now_ms) {
@@ -65,7 +67,7 @@ bool peers::suspected(const known& p, std::int64_t now_ms) const {
   if (!p.alive) return false;  // there is nothing left to learn
   if (now_ms < p.suspicious_until_ms) return true;
   if (!connected_ || !p.bus_ok) return false;  // its silence, or our deafness, is explained
-  return now_ms - std::max(p.heard_ms, connected_since_ms_) > silent_after_ms;
+  return now_ms - std::max(p.heard_ms, connected_since_ms_) > silent_after_ms();
 }
 
 std::vector<instance_id> peers::due(std::int64_t now_ms) {

@@ -13,6 +13,10 @@
 
 namespace warren::placement {
 
+/// How often an instance says that it lives: limits::instance_pulse, or a thirtieth of a lease above 3 s, which asks
+/// for less haste.
+millis pulse_of(millis lease);
+
 /// Times are milliseconds of our steady clock.
 class peers {
 public:
@@ -52,6 +56,7 @@ private:
     int tries = 0;
   };
   bool suspected(const known& p, std::int64_t now_ms) const;
+  std::int64_t silent_after_ms() const;
 
   instance_id me_ = 0;
   millis lease_{0};

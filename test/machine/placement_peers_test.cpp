@@ -27,6 +27,16 @@ struct world {
 
 }  // namespace
 
+TEST_CASE("a longer lease asks for fewer words, and gives silence longer") {
+  CHECK(pulse_of(200ms) == 100ms);
+  CHECK(pulse_of(3s) == 100ms);
+  CHECK(pulse_of(60s) == 2s);
+  peers calm{1, 60s};
+  calm.seen(three, 1'000'000);
+  CHECK(calm.due(1'006'000).empty());
+  CHECK(calm.due(1'006'001) == ids{2, 3});
+}
+
 TEST_CASE("whoever is heard is not suspected; whoever is silent is, and asked about again and again") {
   world w;
   for (int i = 0; i < 10; ++i, w.now += 100) {
