@@ -19,7 +19,7 @@ const std::string cpp = "\\.(cpp|hpp)$";
 const std::string pure =
     "(actors/(core|replay)/|actors/[a-z_]+/(machine[a-z_]*|spec|status|plan|routing|acks|mass_silence"
     "|facts|session|liveness|attachments|commands|rows)\\."
-    "|services/gateway/(compile|catalogue|session|bootstrap)\\.|services/replica/(query|watch)\\.).*";
+    "|services/gateway/(compile|catalogue|session|bootstrap)\\.|services/hook/(wire|transform|truth|retranslate)\\.|services/replica/(query|watch)\\.).*";
 
 /// A room of services/ and the rooms that its files may include.
 rule room(const std::string& name, const std::string& may, const std::string& why) {
@@ -37,7 +37,7 @@ std::vector<rule> make_rules() {
       {"nats", of::include, "nats(/nats)?\\.h", own, "(services/bus|test|bench)/.*",
        "only services/bus speaks NATS: limits and reconnection are kept there, once"},
       {"grpc", of::include, "(grpc|grpcpp|grpc\\+\\+)/.*|.*\\.grpc\\.pb\\.h", own,
-       "(services/admin|services/gateway|services/warrenctl|test|bench)/.*",
+       "(services/admin|services/gateway|services/hook|services/warrenctl|test|bench)/.*",
        "gRPC is an edge: what decides must not know who asked"},
       {"toml", of::include, "toml\\+\\+/.*", own, "(services/warrend|services/warren-agent|services/warrenctl|test)/.*",
        "settings arrive as arguments; only programs read files of settings"},
@@ -45,7 +45,7 @@ std::vector<rule> make_rules() {
        "only programs have a command line"},
       {"prometheus", of::include, "prometheus/.*", own, "(services/telemetry|test)/.*",
        "rooms count through actors/core/counters.hpp, so that tests can count too"},
-      {"beast", of::include, "boost/beast.*", own, "(services/dialer|services/telemetry|services/warren-agent|test|bench)/.*",
+      {"beast", of::include, "boost/beast.*", own, "(services/dialer|services/hook|services/telemetry|services/warren-agent|test|bench)/.*",
        "HTTP by hand belongs to those who serve or dial it"},
       // ---- who decides ----
       {"caf-in-decisions", of::include, "caf/.*|actors/messages\\.hpp|actors/shell\\.hpp|actors/.*actor\\.hpp", pure, "",
@@ -74,6 +74,7 @@ std::vector<rule> make_rules() {
       room("dialer", "telemetry", "the dialer knocks at an address and knows no rows"),
       room("replica", "store|bus|telemetry", "the replica is below those that read it"),
       room("gateway", "replica|telemetry", "gateways see what the replica holds, and nothing that is not committed"),
+      room("hook", "gateway|replica|telemetry", "the hook says what gateways are told by the other way in, and decides nothing about it"),
       room("admin", "replica|bus|telemetry", "the API sends commands and reads the replica; it never writes by itself"),
       room("warrenctl", "admin", "an operator's tool speaks the admin API, as any other client would"),
       room("warren-agent", "bus|telemetry", "the agent runs on others' machines and knows the bus alone"),

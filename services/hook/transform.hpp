@@ -1,0 +1,71 @@
+// services/hook/transform.hpp -- one translation of Envoy Gateway in, the same with our connectors in it out. Pure: no
+// I/O, no clock, no state.
+//
+// Messages are cut open only where a connector is named, and put together again from the slices that came in: what is
+// not ours to change, known to our schema or not, comes back byte for byte and in order.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace warren::hook {
+
+/// What a visitor of one rule meets.
+struct rule_truth {
+  int index = 0;
+  std::string reason;       ///< why not (x-warren-reason); empty: online
+  std::string address;      ///< "host:port" of the target, as the agent dials it
+  std::string endpoint_id;  ///< the connector's public key
+  bool online() const { return reason.empty(); }
+  bool operator==(const rule_truth&) const = default;
+};
+
+/// What is true of one tunnel at one moment.
+struct tunnel_truth {
+  std::vector<rule_truth> rules;
+  bool operator==(const tunnel_truth&) const = default;
+};
+using truth_ptr = std::shared_ptr<const tunnel_truth>;
+
+/// The tunnel that a name in an HTTPRoute's namespace means; null: there is none. Asked once per tunnel and call.
+using find_tunnel = std::function<truth_ptr(std::string_view route_namespace, std::string_view tunnel)>;
+
+/// Which rule a cluster's name means: httproute/NAMESPACE/TUNNEL/rule/INDEX, or that and /backend/INDEX.
+struct cluster_key {
+  std::string_view route_namespace, tunnel;
+  int rule = 0;
+};
+std::optional<cluster_key> parse_cluster_name(std::string_view name);
+
+struct transform_settings {
+  std::string listener = "connector-tunnel";  ///< the internal listener that reaches connectors
+  bool reason_headers = false;                ///< retry-after and x-warren-reason on what answers 503
+};
+
+/// What one call saw and did; names as in its log line.
+struct transform_counts {
+  std::int64_t clusters = 0, listeners = 0, route_configs = 0;
+  std::int64_t clusters_replaced = 0;         ///< of online connectors
+  std::int64_t clusters_offline = 0;          ///< left as they were; nothing leads to them
+  std::int64_t vhosts_connector_applied = 0;
+  std::int64_t connector_offline_routes = 0;  ///< visitors' routes that answer 503
+};
+
+struct transformed {
+  std::string error;     ///< not empty: the request is no message, and there is no response
+  std::string response;  ///< an encoded PostTranslateModifyResponse
+  transform_counts counts;
+  /// What was answered, by (namespace, tunnel); null: there is no such tunnel.
+  std::map<std::pair<std::string, std::string>, truth_ptr> answered;
+};
+
+/// `request`: an encoded PostTranslateModifyRequest. The answer to an answer, with the same truth, is that answer.
+transformed transform(std::string_view request, const find_tunnel& find, const transform_settings& settings);
+
+}  // namespace warren::hook
