@@ -24,7 +24,7 @@ void put_rules(v1::TunnelSpec& spec, const std::vector<std::string>& connectors,
 }  // namespace
 
 admins::admins(timeline& t, network& n, int partitions) : time_{t}, net_{n}, partitions_{partitions} {
-  link_ = net_.connect("admins", {.message = [this](const std::string&, const bus_message& m) { heard(m); }, .state = {}});
+  link_ = net_.connect("admins", {.message = [this](const std::string&, const heard_message& m) { heard(*m); }, .state = {}});
 }
 
 std::size_t admins::unanswered() const {

@@ -73,8 +73,8 @@ void agent_host::start() {
 }
 
 void agent_host::connect() {
-  link_ = to_.net.connect("agent " + key(), {.message = [this, mine = life_](const std::string&, const bus_message& m) {
-                                               if (mine == life_ && running()) heard(m);
+  link_ = to_.net.connect("agent " + key(), {.message = [this, mine = life_](const std::string&, const heard_message& m) {
+                                               if (mine == life_ && running()) heard(*m);
                                              },
                                              .state =
                                                  [this, mine = life_](bool connected) {

@@ -16,6 +16,7 @@ struct writer {
   dice chance;
   const fault_options& with;
   scenario out;
+  bool long_faults = false;  ///< some of them for twenty times as long
 
   std::string connector(int i) const {
     return fmt::format("{}/c{}", projects[static_cast<std::size_t>(i % with.projects) % projects.size()], i);
@@ -38,7 +39,10 @@ struct writer {
     return second == first ? first : first + "," + second;
   }
   std::string any_instance() { return std::to_string(chance.between(1, with.instances)); }
-  std::string some_time(std::int64_t low, std::int64_t high) { return print_duration(chance.between(low / 10, high / 10) * 10); }
+  std::string some_time(std::int64_t low, std::int64_t high) {
+    if (long_faults && chance.chance(30)) high *= 20;
+    return print_duration(chance.between(low / 10, high / 10) * 10);
+  }
   void say(std::int64_t at_ms, std::string verb, std::string noun, std::string name, std::map<std::string, std::string> options = {}) {
     out.what.push_back({at_ms, std::move(verb), std::move(noun), std::move(name), std::move(options)});
   }
@@ -66,7 +70,7 @@ struct writer {
 
   void fault(std::int64_t at) {
     const auto instance = any_instance();
-    switch (chance.between(0, 19)) {
+    switch (chance.between(0, 21)) {
       case 0:
       case 1: return say(at, "kill", "instance", instance, {{"for", some_time(50, 5'000)}});
       case 2: return say(at, "vanish", "instance", instance, {{"for", some_time(500, 9'000)}});
@@ -93,6 +97,11 @@ struct writer {
       case 16: return say(at, "cut", "agent", any_connector(), {{"for", some_time(100, chance.chance(20) ? 50'000 : 9'000)}});
       case 17: return say(at, "move", "agent", any_connector());
       case 18:
+        return say(at, "pause", "instance", instance, {{"inside", "transaction"}, {"for", some_time(500, 9'000)}});
+      case 19:
+        return say(at, "disturb", "store", "",
+                   {{"late", std::to_string(chance.between(2, 30))}, {"by", some_time(50, 900)}, {"for", some_time(1'000, 10'000)}});
+      case 20:
         return with.gateways == 0 ? void()
                                   : say(at, chance.chance(50) ? "restart" : "disconnect", "gateway",
                                         std::to_string(chance.between(1, with.gateways)));
@@ -107,7 +116,7 @@ struct writer {
 }  // namespace
 
 scenario from_seed(std::uint64_t seed, const fault_options& options) {
-  writer w{dice{seed * 7919 + 17}, options, {}};
+  writer w{dice{seed * 7919 + 17}, options, {}, false};
   w.out.title = fmt::format("seed {}", seed);
   w.out.seed = seed;
   w.out.instances = options.instances;
@@ -128,6 +137,38 @@ scenario from_seed(std::uint64_t seed, const fault_options& options) {
   w.say(options.faulty_ms, "end", "faults", "");
   if (options.quiet_ms > 0)
     w.say(options.faulty_ms + options.quiet_ms, "expect", "converged", "", {{"within", "1s"}});
+  std::stable_sort(w.out.what.begin(), w.out.what.end(),
+                   [](const statement& a, const statement& b) { return a.at_ms < b.at_ms; });
+  return w.out;
+}
+
+scenario long_from_seed(std::uint64_t seed, std::int64_t ms) {
+  const fault_options few{.instances = 2, .partitions = 1, .gateways = 1, .projects = 1, .connectors = 2, .tunnels = 3};
+  writer w{dice{seed * 7919 + 29}, few, {}, true};
+  w.out.title = fmt::format("seed {}, {}", seed, print_duration(ms));
+  w.out.seed = seed;
+  w.out.instances = w.chance.chance(10) ? 3 : 2;
+  w.out.partitions = few.partitions;
+  w.out.gateways = few.gateways;
+  constexpr std::array leases_ms{3'000, 30'000, 60'000, 60'000, 60'000};
+  constexpr std::array heartbeats_ms{2'000, 10'000, 30'000, 60'000, 300'000};
+  w.out.lease_ms = leases_ms[static_cast<std::size_t>(w.chance.roll() % leases_ms.size())];
+  w.out.heartbeat_ms = heartbeats_ms[static_cast<std::size_t>(w.chance.roll() % heartbeats_ms.size())];
+  for (int i = 0; i < few.connectors; ++i) {
+    const auto lease_ms = w.chance.between(std::max<std::int64_t>(30'000, 3 * w.out.heartbeat_ms), 3'600'000);
+    w.say(200, "enrol", "connector", w.connector(i), {{"lease", print_duration(lease_ms)}});
+    w.say(w.chance.between(500, 60'000), "start", "agent", w.connector(i));
+  }
+  const auto faults_every = w.chance.between(5 * 60'000, 60 * 60'000), changes_every = w.chance.between(60'000, 30 * 60'000);
+  for (std::int64_t at = 60'000; at < ms; at += w.chance.between(faults_every / 3, faults_every * 2)) {
+    if (w.chance.chance(10))
+      w.say(at, "disturb", "bus", "",
+            {{"lost", std::to_string(w.chance.between(0, 30))}, {"repeated", std::to_string(w.chance.between(0, 10))},
+             {"late", std::to_string(w.chance.between(0, 30))}, {"by", w.some_time(100, 2'000)}, {"for", w.some_time(5'000, 60'000)}});
+    else w.fault(at);
+  }
+  for (std::int64_t at = 2'000; at < ms; at += w.chance.between(changes_every / 3, changes_every * 2)) w.change(at);
+  w.say(ms, "end", "faults", "");
   std::stable_sort(w.out.what.begin(), w.out.what.end(),
                    [](const statement& a, const statement& b) { return a.at_ms < b.at_ms; });
   return w.out;

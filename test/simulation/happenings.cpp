@@ -90,16 +90,8 @@ bool world::happen_to_instances(const statement& s) {
     again([&h] { h.start(); });
   } else if (s.verb == "pause") {
     if (!h.answers()) return true;
-    h.pause();
-    again([&h] { h.resume(); });
-    // Its streams are open and silent: gateways give them up after a while.
-    time_.after(pause_noticed_ms, [this, &h, starts = h.starts()] {
-      if (!h.paused() || h.starts() != starts) return;
-      std::vector<gateway_host*> theirs;
-      for (const auto& [id, one] : streams_)
-        if (one.at == &h) theirs.push_back(one.gateway);
-      for (auto* g : theirs) g->hang_up();
-    });
+    if (s.option("inside", "") == "transaction") h.at_next_transaction([this, &h, back] { pause(h, back); });
+    else pause(h, back);
   } else if (s.verb == "cut") {
     if (s.option("from", "bus") == "store") {
       h.cut_store(true);
@@ -110,6 +102,20 @@ bool world::happen_to_instances(const statement& s) {
     }
   }
   return true;
+}
+
+void world::pause(host& h, std::int64_t for_ms) {
+  if (!h.answers() || faults_over_) return;
+  h.pause();
+  if (for_ms >= 0) time_.after(for_ms, [&h] { h.resume(); });
+  // Its streams are open and silent: gateways give them up after a while.
+  time_.after(pause_noticed_ms, [this, &h, starts = h.starts()] {
+    if (!h.paused() || h.starts() != starts) return;
+    std::vector<gateway_host*> theirs;
+    for (const auto& [id, one] : streams_)
+      if (one.at == &h) theirs.push_back(one.gateway);
+    for (auto* g : theirs) g->hang_up();
+  });
 }
 
 bool world::happen_to_gateways(const statement& s) {
@@ -145,6 +151,10 @@ bool world::happen_to_all(const statement& s) {
     weather_.undecided_percent = s.option_number("undecided", 0);
     weather_.contended_percent = s.option_number("contended", 0);
     again([this] { weather_.undecided_percent = weather_.contended_percent = 0; });
+  } else if (s.is("disturb", "store")) {
+    weather_.late_percent = s.option_number("late", 0);
+    weather_.late_ms_max = std::max<std::int64_t>(1, s.option_ms("by", 300));
+    again([this] { weather_.late_percent = 0; });
   } else if (s.is("disturb", "bus")) {
     net_.noise_now = {.lost_percent = s.option_number("lost", 0),
                       .repeated_percent = s.option_number("repeated", 0),
@@ -176,7 +186,7 @@ void world::fail_over(std::int64_t losing_ms) {
 void world::end_faults() {
   faults_over_ = true;
   net_.noise_now = {};
-  weather_.undecided_percent = weather_.contended_percent = 0;
+  weather_.undecided_percent = weather_.contended_percent = weather_.late_percent = 0;
   weather_.away = false;
   for (auto& h : hosts_) {
     h->resume();

@@ -14,6 +14,9 @@ host::host(int number, process_wiring base)
     : number_{number}, name_{fmt::format("warren-{}", number)}, base_{std::move(base)} {
   base_.number = number;
   base_.deliver = [this](std::function<void()> what) { deliver(std::move(what)); };
+  base_.on_open = [this] {
+    if (auto what = std::exchange(at_next_transaction_, nullptr)) what();
+  };
   base_.step_down = [this](const std::string& why) {
     base_.time.tell("instance {} steps down: {}", number_, why);
     if (on_step_down) on_step_down(why);
@@ -71,6 +74,7 @@ void host::end(bool lock_is_free) {
   };
   if (on_end) on_end(me, lock_is_free);
   process_.reset();
+  at_next_transaction_ = nullptr;
   backlog_.clear();
   paused_ = stopping_ = false;
   ++turn_;

@@ -28,6 +28,8 @@ public:
   void stop();
   void pause();
   void resume();
+  /// Once: when it has a transaction open, which it does not know yet. Forgotten when the process ends.
+  void at_next_transaction(std::function<void()> what) { at_next_transaction_ = std::move(what); }
   void cut_bus(bool on);
   void cut_store(bool on);
 
@@ -61,6 +63,7 @@ private:
   std::unique_ptr<process> process_;
   std::deque<std::function<void()>> backlog_;  // what reached its sockets while it was paused
   bool wanted_ = false, paused_ = false, bus_cut_ = false, store_cut_ = false, stopping_ = false;
+  std::function<void()> at_next_transaction_;
   std::uint64_t starts_ = 0, turn_ = 0;
 };
 

@@ -55,7 +55,7 @@ void lease_link::next() {
   if (queue_.empty()) return;
   busy_ = true;
   queue_.front().since_ms = to_.time.now_ms();
-  later(to_.time.store.between(0, to_.weather.delay_ms_max), [](lease_link& l) { l.run(); });
+  later(to_.weather.way(to_.time.store), [](lease_link& l) { l.run(); });
 }
 
 bool lease_link::hold_lock() {
@@ -78,7 +78,7 @@ void lease_link::run() {
   }
   auto result = s.run(*this);
   if (!result) return later(1, [](lease_link& l) { l.run(); });
-  later(to_.time.store.between(0, to_.weather.delay_ms_max), [v = std::move(*result)](lease_link& l) {
+  later(to_.weather.way(to_.time.store), [v = std::move(*result)](lease_link& l) {
     if (l.to_.way.reachable()) return l.answer(v);
     l.run();  // what a lost one may have done is judged anew
   });

@@ -87,7 +87,7 @@ int main(int argc, char** argv) {
   std::string seeds, bug;
   std::vector<std::string> files;
   fault_options with;
-  double faulty_s = 60, quiet_s = 0;
+  double faulty_s = 60, quiet_s = 0, long_h = 0;
   bool verbose = false, keep_length = false, show = false, show_grammar = false, keep_going = false;
   app.add_option("--seeds,--seed", seeds, "A..B, or one");
   app.add_option("--scenario", files, "files of statements");
@@ -99,6 +99,7 @@ int main(int argc, char** argv) {
   app.add_option("--tunnels", with.tunnels)->check(CLI::Range(1, 200))->capture_default_str();
   app.add_option("--faulty", faulty_s, "seconds of a seed in which things go wrong")->capture_default_str();
   app.add_option("--quiet", quiet_s, "seconds after that in which nothing does")->capture_default_str();
+  app.add_option("--long", long_h, "hours: each seed lasts for so long, with a pair of instances and a fault now and then; of the above nothing counts");
   app.add_option("--bug", bug, "plant one (bugs.hpp)");
   app.add_flag("--verbose", verbose, "every event");
   app.add_flag("--no-shrink", keep_length, "a failing seed is told as it is");
@@ -143,7 +144,7 @@ int main(int argc, char** argv) {
   }
   auto said_at = std::chrono::steady_clock::now();
   for (auto seed = first; seed <= last; ++seed) {
-    auto s = from_seed(seed, with);
+    auto s = long_h > 0 ? long_from_seed(seed, static_cast<std::int64_t>(long_h * 3'600'000)) : from_seed(seed, with);
     if (!bug.empty()) {
       const auto b = bug_from(bug);
       if (!b) {
@@ -160,7 +161,8 @@ int main(int argc, char** argv) {
     all.add(o);
     if (!o.violations.empty()) {
       tell_failure(s, o,
-                   fmt::format("warren-sim --seed {} --instances {} --partitions {} --gateways {} --projects {} --connectors {} "
+                   long_h > 0 ? fmt::format("warren-sim --seed {} --long {}{} --verbose", seed, long_h, bug.empty() ? "" : " --bug " + bug)
+                   : fmt::format("warren-sim --seed {} --instances {} --partitions {} --gateways {} --projects {} --connectors {} "
                                "--tunnels {} --faulty {} --quiet {}{} --verbose",
                                seed, with.instances, with.partitions, with.gateways, with.projects, with.connectors,
                                with.tunnels, faulty_s, quiet_s, bug.empty() ? "" : " --bug " + bug),

@@ -1,6 +1,7 @@
 // test/simulation/network.cpp -- a simulated NATS. Knows no message's meaning.
 #include "test/simulation/network.hpp"
 
+#include <algorithm>
 #include <charconv>
 
 namespace warren::simulation {
@@ -37,7 +38,7 @@ link_id inbox_owner(std::string_view subject) {
 
 link_id network::connect(std::string name, receiver to) {
   const auto id = next_++;
-  connections_[id] = {.name = std::move(name), .to = std::move(to)};
+  connections_[id] = {.name = std::move(name), .to = std::make_shared<const receiver>(std::move(to))};
   return id;
 }
 
@@ -48,13 +49,14 @@ void network::disconnect(link_id link) {
 
 void network::subscribe(link_id link, const std::string& pattern) {
   auto it = connections_.find(link);
-  if (it == connections_.end() || !it->second.patterns.insert(pattern).second) return;
+  if (it == connections_.end() || !it->second.patterns.insert(&*patterns_.insert(pattern).first).second) return;
   routes_.clear();
 }
 
 void network::unsubscribe(link_id link, const std::string& pattern) {
   auto it = connections_.find(link);
-  if (it != connections_.end() && it->second.patterns.erase(pattern) > 0) routes_.clear();
+  const auto known = patterns_.find(pattern);
+  if (it != connections_.end() && known != patterns_.end() && it->second.patterns.erase(&*known) > 0) routes_.clear();
 }
 
 std::string network::inbox(link_id link, std::uint64_t number) {
@@ -66,22 +68,27 @@ const std::vector<network::subscription>& network::subscribers(const std::string
   if (known != routes_.end()) return known->second;
   auto& out = routes_[subject];
   for (const auto& [id, c] : connections_)
-    for (const auto& pattern : c.patterns)
-      if (matches(pattern, subject)) out.push_back({id, pattern});
+    for (const auto* pattern : c.patterns)
+      if (matches(*pattern, subject)) out.push_back({id, pattern});
+  std::sort(out.begin(), out.end(), [](const subscription& a, const subscription& b) {
+    return a.link != b.link ? a.link < b.link : *a.pattern < *b.pattern;  // addresses have an order of their own
+  });
   return out;
 }
 
-void network::publish(link_id from, bus_message m) {
+void network::publish(link_id from, bus_message m) { publish(from, std::make_shared<const bus_message>(std::move(m))); }
+
+void network::publish(link_id from, const heard_message& m) {
   auto it = connections_.find(from);
   if (it == connections_.end()) return;
   ++published;
-  if (overheard) overheard(from, m);
+  if (overheard) overheard(from, *m);
   if (it->second.cut || !it->second.seen_connected) {
     ++lost;
     return;
   }
-  if (const auto owner = inbox_owner(m.subject); owner != 0) return carry(from, owner, m.subject, m);
-  for (const auto& s : subscribers(m.subject)) carry(from, s.link, s.pattern, m);
+  if (const auto owner = inbox_owner(m->subject); owner != 0) return carry(from, owner, nullptr, m);
+  for (const auto& s : subscribers(m->subject)) carry(from, s.link, s.pattern, m);
 }
 
 void network::request(link_id from, bus_message m) {
@@ -92,10 +99,11 @@ void network::request(link_id from, bus_message m) {
   const auto reply_to = m.reply_to;
   publish(from, std::move(m));
   // The server itself says that nobody listens: a message without a subject's payload, and without a reply.
-  if (nobody && reachable) carry(from, from, reply_to, bus_message{reply_to, "", "no_responders"});
+  if (nobody && reachable)
+    carry(from, from, nullptr, std::make_shared<const bus_message>(bus_message{reply_to, "", "no_responders"}));
 }
 
-void network::carry(link_id from, link_id to, const std::string& pattern, const bus_message& m) {
+void network::carry(link_id from, link_id to, const std::string* pattern, const heard_message& m) {
   auto it = connections_.find(to);
   if (it == connections_.end() || it->second.cut) {
     ++lost;
@@ -115,20 +123,20 @@ void network::carry(link_id from, link_id to, const std::string& pattern, const 
   if (d.chance(noise_now.repeated_percent)) send(d.between(1, noise_now.late_ms_max));
 }
 
-void network::arrive(link_id to, std::uint64_t cuts, const std::string& pattern, const bus_message& m) {
+void network::arrive(link_id to, std::uint64_t cuts, const std::string* pattern, const heard_message& m) {
   auto it = connections_.find(to);
   if (it == connections_.end() || it->second.cut || it->second.cuts != cuts) {
     ++lost;
     return;
   }
-  if (pattern != m.subject || inbox_owner(m.subject) == 0)
-    if (it->second.patterns.count(pattern) == 0) return;
+  if (pattern != nullptr && it->second.patterns.count(pattern) == 0) return;
   ++delivered;
-  auto on_arrival = it->second.to.message;
-  if (!tamper) return on_arrival(pattern, m);
-  auto changed = m;
+  const auto whom = it->second.to;
+  const auto& by = pattern == nullptr ? m->subject : *pattern;
+  if (!tamper) return whom->message(by, m);
+  auto changed = *m;
   tamper(changed, it->second.name);
-  on_arrival(pattern, changed);
+  whom->message(by, std::make_shared<const bus_message>(std::move(changed)));
 }
 
 void network::cut(link_id link) {
@@ -140,7 +148,7 @@ void network::cut(link_id link) {
     auto c = connections_.find(link);
     if (c == connections_.end() || !c->second.cut || c->second.cuts != cuts || !c->second.seen_connected) return;
     c->second.seen_connected = false;
-    if (c->second.to.state) c->second.to.state(false);
+    if (const auto whom = c->second.to; whom->state) whom->state(false);
   });
 }
 
@@ -153,7 +161,7 @@ void network::mend(link_id link) {
     auto c = connections_.find(link);
     if (c == connections_.end() || c->second.cut || c->second.cuts != cuts || c->second.seen_connected) return;
     c->second.seen_connected = true;
-    if (c->second.to.state) c->second.to.state(true);
+    if (const auto whom = c->second.to; whom->state) whom->state(true);
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -23,14 +24,16 @@ struct noise {
 
 /// One connection to the bus.
 using link_id = int;
+/// Shared by all who hear it.
+using heard_message = std::shared_ptr<const bus_message>;
 
 class network {
 public:
   explicit network(timeline& t) : time_{t} {}
 
   struct receiver {
-    /// `pattern`: the subscription that it came by; the inbox's subject for an answer.
-    std::function<void(const std::string& pattern, const bus_message&)> message;
+    /// `pattern`: the subscription that it came by; the inbox's subject for an answer. It stays where it is.
+    std::function<void(const std::string& pattern, const heard_message&)> message;
     /// The connection is there, or not. Told late: a cut is not noticed at once.
     std::function<void(bool)> state;
   };
@@ -60,22 +63,25 @@ public:
 private:
   struct connection {
     std::string name;
-    receiver to;
+    std::shared_ptr<const receiver> to;  // it may disconnect while it is called
     bool cut = false, seen_connected = true;
     std::uint64_t cuts = 0;
-    std::set<std::string> patterns;
+    std::set<const std::string*> patterns;
   };
   struct subscription {
     link_id link;
-    std::string pattern;
+    const std::string* pattern;
   };
   const std::vector<subscription>& subscribers(const std::string& subject);
-  void carry(link_id from, link_id to, const std::string& pattern, const bus_message& m);
-  void arrive(link_id to, std::uint64_t cuts, const std::string& pattern, const bus_message& m);
+  /// `pattern` null: it is an answer.
+  void carry(link_id from, link_id to, const std::string* pattern, const heard_message& m);
+  void arrive(link_id to, std::uint64_t cuts, const std::string* pattern, const heard_message& m);
+  void publish(link_id from, const heard_message& m);
 
   timeline& time_;
   std::map<link_id, connection> connections_;
   std::unordered_map<std::string, std::vector<subscription>> routes_;  // by subject; forgotten at each change
+  std::set<std::string> patterns_;  // each once, for good
   link_id next_ = 1;
 };
 

@@ -41,7 +41,7 @@ process::process(process_wiring w) : to_{std::move(w)} {
             caf::anon_send(replica_, committed{r});
             to_.net.publish(link_, {bus::revision_subject(r.partition()), r.SerializeAsString(), ""});
           },
-      .on_answer = to_.on_answer, .next_ticket = to_.next_ticket});
+      .on_answer = to_.on_answer, .next_ticket = to_.next_ticket, .on_open = to_.on_open});
   leases_ = std::make_shared<lease_link>(
       lease_link::wiring{.time = to_.time, .db = to_.db, .weather = to_.weather, .way = *store_, .me = to_.me,
                          .ttl_ms = to_.lease.count(), .deliver = to_.deliver, .step_down = to_.step_down},
@@ -234,9 +234,10 @@ void process::connect_bus() {
   link_ = to_.net.connect(
       fmt::format("instance {}", to_.number),
       {.message =
-           [this, life](const std::string& pattern, const bus_message& m) {
-             to_.deliver([this, life, pattern, m] {
-               if (!life.expired()) heard(pattern, m);
+           [this, life](const std::string& pattern, const heard_message& m) {
+             // An answer's pattern is its subject, which goes with it.
+             to_.deliver([this, life, by = &pattern == &m->subject ? nullptr : &pattern, m] {
+               if (!life.expired()) heard(by == nullptr ? m->subject : *by, *m);
              });
            },
        .state =

@@ -39,6 +39,7 @@ struct process_wiring {
   std::function<void(std::function<void()>)> deliver;  ///< now, or when the process is no longer paused
   std::function<void(const std::string&)> step_down;
   std::function<std::uint64_t()> next_ticket;
+  std::function<void()> on_open;      ///< it has a transaction open
   std::function<void(std::uint64_t, const save_result&)> on_answer;
   std::function<void(const busv1::Revision&)> on_announce;
   std::function<void(const owned_partitions&)> on_owned;

@@ -44,7 +44,7 @@ constexpr std::array forms{
     form{"kill", "instance", naming::number, "for", "kill -9"},
     form{"vanish", "instance", naming::number, "for", "no packet any more; its connections are noticed to be dead later"},
     form{"stop", "instance", naming::number, "for", "SIGTERM: hands over"},
-    form{"pause", "instance", naming::number, "for", "SIGSTOP, and SIGCONT after that time"},
+    form{"pause", "instance", naming::number, "inside for", "SIGSTOP, and SIGCONT after that time; inside transaction: when it next has one open"},
     form{"cut", "instance", naming::number, "from for", "from bus, or from store"},
     // ---- gateways ----
     form{"restart", "gateway", naming::number, "", "it has forgotten everything"},
@@ -56,6 +56,7 @@ constexpr std::array forms{
     form{"fail-over", "store", naming::none, "losing", "to a replica that lacks the last so much"},
     form{"leave", "commits", naming::none, "undecided contended for", "so many percent of them"},
     form{"disturb", "bus", naming::none, "lost repeated late by for", "so many percent of the messages; late by at most"},
+    form{"disturb", "store", naming::none, "late by for", "so many percent of what is said to it and by it; late by at most"},
     form{"end", "faults", naming::none, "", "everything is mended; what was killed is started"},
     // ---- what must hold ----
     form{"expect", "ready", naming::text, "within", "a visitor gets through, and every instance says so"},
@@ -188,6 +189,17 @@ std::variant<scenario, scenario_error> parse_scenario(std::string_view text) {
       out.planted.insert(*b);
       continue;
     }
+    if (words[0] == "lease" || words[0] == "heartbeat") {
+      const bool lease = words[0] == "lease";
+      const auto ms = parse_duration(words[1]);
+      if (!ms) return wrong(fmt::format("\"{}\" is no time such as 1.5s", words[1]));
+      // What services/warrend/config allows.
+      const std::int64_t least = lease ? 200 : 50, most = lease ? 60'000 : 600'000;
+      if (*ms < least || *ms > most)
+        return wrong(fmt::format("{} is from {} to {}", words[0], print_duration(least), print_duration(most)));
+      (lease ? out.lease_ms : out.heartbeat_ms) = *ms;
+      continue;
+    }
     const auto n = number<std::uint64_t>(words[1]);
     if (!n) return wrong(fmt::format("\"{}\" is no number", words[1]));
     if (words[0] == "seed") out.seed = *n;
@@ -213,7 +225,8 @@ std::string print(const statement& s) {
 std::string print(const scenario& s) {
   std::string out;
   if (!s.title.empty()) out += "# " + s.title + "\n";
-  out += fmt::format("instances {}\npartitions {}\ngateways {}\nseed {}\n", s.instances, s.partitions, s.gateways, s.seed);
+  out += fmt::format("instances {}\npartitions {}\ngateways {}\nlease {}\nheartbeat {}\nseed {}\n", s.instances, s.partitions,
+                     s.gateways, print_duration(s.lease_ms), print_duration(s.heartbeat_ms), s.seed);
   for (const auto& b : bug_names)
     if (s.planted.count(b.what) > 0) out += fmt::format("bug {}\n", b.name);
   for (const auto& one : s.what) out += print(one) + "\n";

@@ -4,6 +4,8 @@
 //   instances 3                      how many; these lines come first, each has a default
 //   partitions 4
 //   gateways 1
+//   lease 3s                         of an instance (instance.lease_ms)
+//   heartbeat 2s                     of agents (agent.heartbeat_interval_ms)
 //   seed 7                           of all chance in the run
 //   bug no-fence                     planted (bugs.hpp)
 //   at TIME VERB NOUN [NAME] [OPTION VALUE]…
@@ -39,6 +41,7 @@ struct statement {
 struct scenario {
   std::string title;      ///< its first comment
   int instances = 3, partitions = 4, gateways = 1;
+  std::int64_t lease_ms = 3'000, heartbeat_ms = 2'000;  ///< as they are configured
   std::uint64_t seed = 1;
   bugs planted;
   std::vector<statement> what;  ///< in order of time

@@ -65,3 +65,13 @@ TEST_CASE("durations are written with their unit") {
 TEST_CASE("every bug has a name that is found again") {
   for (const auto& b : bug_names) CHECK(bug_from(b.name) == b.what);
 }
+
+TEST_CASE("what instances and agents are configured with is within what they can be configured with") {
+  const auto s = good("lease 60s\nheartbeat 10m\n");
+  CHECK(s.lease_ms == 60'000);
+  CHECK(s.heartbeat_ms == 600'000);
+  CHECK(good(print(s)) == s);
+  CHECK(bad("lease 61s").message == "lease is from 200ms to 1m");
+  CHECK(bad("heartbeat 1h").message == "heartbeat is from 50ms to 10m");
+  CHECK(bad("lease 60").message.find("no time") != std::string::npos);
+}

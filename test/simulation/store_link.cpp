@@ -26,7 +26,7 @@ std::vector<std::string> touched(const save_request& q) {
 
 }  // namespace
 
-std::int64_t store_link::way() { return to_.time.store.between(0, to_.weather.delay_ms_max); }
+std::int64_t store_link::way() { return to_.weather.way(to_.time.store); }
 
 void store_link::later(std::int64_t ms, std::function<void(store_link&)> what) {
   to_.time.after(ms, [me = weak_from_this(), what = std::move(what)] {
@@ -122,6 +122,7 @@ void store_link::begin(partition_id p) {
       if (s.lanes_[p].turn == turn && s.lanes_[p].results.empty()) s.to_.db.roll_back(s.to_.me, p);
     });
   }
+  if (how == database::begun::open && to_.on_open) to_.on_open();
   later(way(), [p, how, turn = l.turn](store_link& s) {
     if (s.lanes_[p].turn != turn) return;
     s.to_.deliver([me = s.weak_from_this(), p, how, turn] {

@@ -18,6 +18,14 @@ struct store_weather {
   int undecided_percent = 0;   ///< of the commits: carried out or not, and nobody hears which
   int contended_percent = 0;   ///< of the commits: refused, because somebody else holds a row
   std::int64_t delay_ms_max = 2;
+  int late_percent = 0;        ///< of the messages to and from it, each of which may take up to …
+  std::int64_t late_ms_max = 0;
+
+  /// How long one message takes.
+  std::int64_t way(dice& d) const {
+    if (late_percent > 0 && d.chance(late_percent)) return d.between(1, late_ms_max);
+    return d.between(0, delay_ms_max);
+  }
 };
 
 class store_link : public std::enable_shared_from_this<store_link> {
@@ -33,6 +41,8 @@ public:
     /// A transition is given to the store, and what its writer is told; for whoever checks.
     std::function<void(std::uint64_t ticket, const save_result&)> on_answer;
     std::function<std::uint64_t()> next_ticket;
+    /// A transaction has begun, at the database; the instance does not know yet.
+    std::function<void()> on_open;
   };
   explicit store_link(wiring w) : to_{std::move(w)} {}
 

@@ -11,7 +11,8 @@ namespace warren::simulation {
 
 namespace {
 
-constexpr std::int64_t settle_ms_max = 120'000;  // longer than the longest wait: a deletion for a gateway that is gone
+/// Longer than the longest wait: a deletion for a gateway that is gone; a lease, and a heartbeat that tells.
+std::int64_t settle_ms_max(const scenario& s) { return 120'000 + 2 * s.lease_ms + 2 * s.heartbeat_ms; }
 constexpr std::int64_t look_every_ms = 500;
 constexpr std::int64_t stays_ms = 4'000;
 constexpr std::uint64_t steps_at_one_moment_max = 20'000;
@@ -93,6 +94,8 @@ void world::connect_streams() {
   for (int i = 1; i <= plan_.instances; ++i) {
     process_wiring w{.time = time_, .db = db_, .net = net_, .weather = weather_, .partitions = plan_.partitions};
     // Clocks of different machines agree in nothing but their pace.
+    w.lease = millis{plan_.lease_ms};
+    w.heartbeat_interval_ms = plan_.heartbeat_ms;
     w.steady_offset_ms = 3'600'000 + 977 * i;
     w.wall_offset_ms = (i % 3 - 1) * 150;
     w.dial = [this](const dial_request& q) { return dialled(q); };
@@ -333,7 +336,7 @@ outcome world::run() {
       left = disagreements();
       if (left.empty()) break;
     }
-    if (time_.now_ms() - over_at >= settle_ms_max) {
+    if (time_.now_ms() - over_at >= settle_ms_max(plan_)) {
       for (auto& one : left) time_.violate("long after the last fault: " + one);
       break;
     }

@@ -65,6 +65,7 @@ private:
   bool happen_to_instances(const statement& s);
   bool happen_to_gateways(const statement& s);
   bool happen_to_all(const statement& s);
+  void pause(host& h, std::int64_t for_ms);
   void end_faults();
   void fail_over(std::int64_t losing_ms);
 
