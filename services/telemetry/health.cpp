@@ -80,10 +80,12 @@ std::string health::json() const {
 // ---- HTTP ----
 
 struct http_server::impl {
-  impl(const health& h, std::function<std::string()> text) : of(h), metrics_text(std::move(text)) {}
+  impl(const health& h, std::function<std::string()> text, bool when_ready)
+      : of(h), metrics_text(std::move(text)), healthz_when_ready(when_ready) {}
 
   const health& of;
   std::function<std::string()> metrics_text;
+  const bool healthz_when_ready;
   std::size_t connections = 0;
   std::uint16_t port = 0;
   asio::io_context io{1};  // after what its sessions touch when they end with it
@@ -104,7 +106,9 @@ struct http_server::impl {
       out.result(http::status::method_not_allowed);
       out.set(http::field::allow, "GET, HEAD");
     } else if (target == "/healthz") {
-      out.body() = "ok\n";
+      const bool ok = !healthz_when_ready || of.ready();
+      if (!ok) out.result(http::status::service_unavailable);
+      out.body() = ok ? "ok\n" : "not ready\n";
     } else if (target == "/readyz") {
       if (!of.ready()) out.result(http::status::service_unavailable);
       out.set(http::field::content_type, "application/json");
@@ -167,7 +171,7 @@ struct http_server::impl {
 };
 
 http_server::http_server(http_options options, const health& of, std::function<std::string()> metrics_text)
-    : impl_(std::make_unique<impl>(of, std::move(metrics_text))) {
+    : impl_(std::make_unique<impl>(of, std::move(metrics_text), options.healthz_when_ready)) {
   beast::error_code error;
   const auto address = asio::ip::make_address(options.address, error);
   const tcp::endpoint at{address, options.port};

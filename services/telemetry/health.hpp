@@ -36,6 +36,7 @@ private:
 struct http_options {
   std::string address = "127.0.0.1";  ///< nothing listens beyond loopback unless asked to
   std::uint16_t port = 0;             ///< 0: any free one
+  bool healthz_when_ready = false;    ///< /healthz answers 503 until `of` is ready; else 200 while the process runs
 };
 
 /// Answers GET and HEAD of /healthz (200 "ok" while the process runs), /readyz (200 or 503, JSON) and

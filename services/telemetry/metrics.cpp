@@ -71,6 +71,12 @@ constexpr metric table[] = {
     {"warren_gateway_held_streams_total", type::counter, "", "Streams of gateways that waited for this instance to read everything."},
     {"warren_gateway_stalled", type::gauge, "", "Gateways that do not acknowledge what they were sent."},
     {"warren_gateway_ack_seconds", type::histogram, "", "From a push to its acknowledgement."},
+    // the extension hook; the names are those of what it replaces
+    {"nso_extension_hook_calls_total", type::counter, "outcome", "Calls of PostTranslateModify by outcome."},
+    {"nso_extension_hook_duration_seconds", type::histogram, "outcome", "Time to answer PostTranslateModify by outcome."},
+    {"nso_extension_connector_clusters_replaced_total", type::counter, "", "Clusters replaced by ones that lead to connectors."},
+    {"nso_extension_connector_routes_applied_total", type::counter, "", "Virtual hosts whose CONNECT was led to a connector or refused."},
+    {"nso_extension_connector_offline_routes_total", type::counter, "", "Visitors' routes that were made to answer 503."},
     // admin API
     {"warren_admin_requests_total", type::counter, "code", "Requests to the admin API by gRPC status."},
     {"warren_admin_forward_retries_total", type::counter, "", "Requests sent again because a partition's owner was not found or refused."},

@@ -28,6 +28,7 @@
 #include "services/dialer/dialer.hpp"
 #include "services/gateway/bootstrap.hpp"
 #include "services/gateway/xds.hpp"
+#include "services/hook/server.hpp"
 #include "services/replica/actor.hpp"
 #include "services/replica/view.hpp"
 #include "services/store/actor.hpp"
@@ -106,6 +107,18 @@ void reload_log_level(const config::loaded& again) {
   const auto level = again.config.text("log.level");
   if (telemetry::set_log_level(level)) spdlog::info("log.level is {}", level);
   else spdlog::warn("log.level is kept as it is: there is no level {}", level);
+}
+
+hook::server_config hook_options(const config::effective& c) {
+  hook::server_config o;
+  o.listen = c.text("hook.listen");
+  o.tls_certificate = c.text("hook.tls_certificate");
+  o.tls_key = c.text("hook.tls_key");
+  o.tls_client_ca = c.text("hook.tls_client_ca");
+  o.projects = hook::namespaces{c.list("hook.namespaces")};
+  o.settings.listener = c.text("hook.listener");
+  o.settings.reason_headers = c.text("hook.reason_headers") == "on";
+  return o;
 }
 
 bus::connection_options bus_options(const config::effective& c, const std::string& user_key, std::string connection) {
@@ -383,6 +396,30 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   auto advertised = split_endpoint(c.text("xds.advertise").empty() ? c.text("xds.listen") : c.text("xds.advertise"));
   if (advertised.port == 0) advertised.port = xds_port;
 
+  // ---- the extension hook ----
+  std::unique_ptr<hook::server> hook_server;
+  std::unique_ptr<telemetry::http_server> hook_http;
+  telemetry::health hook_health;
+  if (!c.text("hook.listen").empty()) {
+    try {
+      auto options = hook_options(c);
+      options.on_state = [&](bool open, const std::string& reason) {
+        health.set("hook", open, reason);
+        hook_health.set("hook", open, reason);
+        if (open) spdlog::info("the extension hook is open at {}", c.text("hook.listen"));
+      };
+      health.set("hook", false, "starting");
+      hook_health.set("hook", false, "starting");
+      hook_server = std::make_unique<hook::server>(view, std::move(options), count);
+      if (const auto at = split_endpoint(c.text("hook.http_listen")); !at.host.empty())
+        hook_http = std::make_unique<telemetry::http_server>(
+            telemetry::http_options{.address = at.host, .port = static_cast<std::uint16_t>(at.port), .healthz_when_ready = true},
+            hook_health, [&count] { return count.text(); });
+    } catch (const std::exception& e) {
+      return fail(std::string{"hook: "} + e.what());
+    }
+  }
+
   // ---- the admin API ----
   admin::server_config api;
   api.listen = c.text("admin.listen");
@@ -456,6 +493,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     admin_server->set_ready(false);
     admin_server->send_watches_away(go_away_over);
     gateways.stop(go_away_over);
+    if (hook_server) hook_server->close();
     caf::scoped_actor asker{system};
     asker->request(to->placement, drain_patience, drain{})
         .receive([](const drained& d) { spdlog::info("{} partitions released", d.released); },
@@ -478,6 +516,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   alive.stop();
   view.unsubscribe(watch_warmth);
   admin_server->shutdown(millis{2000});
+  hook_http.reset();
   http.reset();
   if (disconnects) disconnects->close();
   leases->stop();

@@ -1,0 +1,51 @@
+// services/hook/server.hpp -- the extension hook's gRPC server. What it answers is decided in transform; this opens and
+// closes the port, counts, and writes one line per call.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "actors/core/counters.hpp"
+#include "actors/core/ids.hpp"
+#include "services/hook/transform.hpp"
+#include "services/hook/truth.hpp"
+#include "services/replica/view.hpp"
+
+namespace warren::hook {
+
+struct server_config {
+  std::string listen;  ///< "ip:port", or "unix:" and a path
+  /// PEM files, all or none; read again when they change. None: plaintext, on loopback or a unix socket only.
+  std::string tls_certificate, tls_key, tls_client_ca;
+  namespaces projects;
+  transform_settings settings;
+  /// What was answered, and the revisions that it was made of; and that a call ended without its answer being taken. On
+  /// any thread, one call at a time.
+  std::function<void(const transformed&, const std::map<partition_id, revision_t>&)> on_answered;
+  std::function<void()> on_failed;
+  /// The port is open, or cannot be had for the moment, and why. On a thread of the server's own.
+  std::function<void(bool open, const std::string& reason)> on_state;
+};
+
+/// Serves once the view is warm, until close(): Envoy Gateway waits for a server that is not there, and does not repeat a
+/// call that failed. A port that cannot be had is tried again every second. Thread-safe.
+class server {
+public:
+  /// `v` and `count` outlive the server. Errors: std::invalid_argument for what can never be listened on.
+  server(replica::view& v, server_config config, counters& count);
+  ~server();
+  server(const server&) = delete;
+  server& operator=(const server&) = delete;
+
+  /// Takes no more calls; those under way end.
+  void close();
+  int port() const;  ///< 0: not open, or a unix socket
+
+private:
+  struct impl;
+  std::unique_ptr<impl> impl_;
+};
+
+}  // namespace warren::hook
