@@ -1,0 +1,196 @@
+// test/integration/hook_server_test.cpp -- the extension hook's port: when it opens, to whom, and what it says to what.
+#include <catch2/catch.hpp>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "services/hook/server.hpp"
+#include "services/telemetry/metrics.hpp"
+#include "test/support/certificates.hpp"
+#include "test/support/hook.hpp"
+#include "test/support/hook_client.hpp"
+#include "test/support/process.hpp"
+#include "test/support/rows.hpp"
+
+using namespace warren;
+using namespace warren::test;
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// A view of one partition of projects, with tunnel p/on online and p/off not.
+struct hook_world {
+  replica::view view;
+  telemetry::metrics count;
+  stack::scratch place{"warren-hook"};
+  std::unique_ptr<hook::server> server;
+
+  hook_world() { view.set_partitions(1, 0); }
+
+  void warm_up() {
+    std::vector<v1::Row> rows;
+    auto off = rows::connector("p", "gone", 1);
+    off.set_online(false);
+    for (const auto& [tunnel, connector] : {std::pair{"on", "there"}, {"off", "gone"}}) {
+      const auto t = rows::tunnel("p", tunnel, connector, 1);
+      rows.push_back(rows::row(t));
+      rows.push_back(rows::row(rows::attachment(t, connector, 1)));
+    }
+    rows.push_back(rows::row(off));
+    rows.push_back(rows::row(rows::connector("p", "there", 1)));
+    view.apply_fetched(0, true, 1, 1, rows, 0, 0);
+    view.apply_fetched(1, true, 1, 1, {}, 0, 0);
+  }
+  void serve(hook::server_config c) { server = std::make_unique<hook::server>(view, std::move(c), count); }
+  std::string address() const { return "127.0.0.1:" + std::to_string(server->port()); }
+  bool await_open() const { return stack::poll_until([&] { return server->port() != 0; }, 10s); }
+
+  std::string file(const std::string& name, const std::string& content) const {
+    const auto path = place.path() / name;
+    std::ofstream{path.string() + ".new", std::ios::binary} << content;
+    fs::rename(path.string() + ".new", path);
+    return path;
+  }
+};
+
+std::string request_for(const std::string& tunnel) {
+  eg::PostTranslateModifyRequest r;
+  const auto name = "httproute/p/" + tunnel + "/rule/0";
+  add_cluster(r, name);
+  auto* config = r.add_routes();
+  config->set_name("c");
+  add_route(add_host(config, "h", tunnel + ".test"), "r", name);
+  return r.SerializeAsString();
+}
+
+int clusters_replaced(const std::string& response) {
+  eg::PostTranslateModifyResponse r;
+  REQUIRE(r.ParseFromString(response));
+  int n = 0;
+  for (const auto& c : r.clusters()) n += c.has_transport_socket();
+  return n;
+}
+
+}  // namespace
+
+TEST_CASE_METHOD(hook_world, "the port opens when everything is known, and a call that waited is answered") {
+  const auto port = stack::free_port();
+  serve({.listen = "127.0.0.1:" + std::to_string(port)});
+  const hook_client client{"127.0.0.1:" + std::to_string(port)};
+  CHECK(client.translate(request_for("on"), false).status.error_code() == grpc::StatusCode::UNAVAILABLE);
+  auto waiting = std::async(std::launch::async, [&] { return client.translate(request_for("on")); });
+  CHECK_FALSE(stack::listens(port));
+  view.apply_fetched(0, true, 1, 1, {}, 0, 0);  // the tenants' partition, not the other one
+  CHECK(server->port() == 0);
+  CHECK_FALSE(stack::listens(port));
+  warm_up();
+  const auto answer = waiting.get();
+  REQUIRE(answer.status.ok());
+  CHECK(clusters_replaced(answer.bytes) == 1);
+  CHECK(client.healthy());
+  CHECK(client.healthy("envoygateway.extension.EnvoyGatewayExtension"));
+}
+
+TEST_CASE_METHOD(hook_world, "what is no message is refused, and the next call is answered") {
+  warm_up();
+  int failed = 0, answered = 0;
+  serve({.listen = "127.0.0.1:0",
+         .on_answered = [&](const auto&, const auto& revisions) {
+           ++answered;
+           CHECK(revisions.at(0) == 1);
+         },
+         .on_failed = [&] { ++failed; }});
+  REQUIRE(await_open());
+  const hook_client client{address()};
+  CHECK(client.translate("\xff\xff").status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  const auto off = client.translate(request_for("off"));
+  REQUIRE(off.status.ok());
+  CHECK(clusters_replaced(off.bytes) == 0);
+  CHECK(client.translate("").status.ok());
+  CHECK(client.call("/envoygateway.extension.EnvoyGatewayExtension/PostRouteModify", "").status.error_code() ==
+        grpc::StatusCode::UNIMPLEMENTED);
+  server->close();
+  CHECK(answered == 2);
+  CHECK(failed == 1);
+  const auto metrics = count.text();
+  const auto has = [&](const std::string& line) { return metrics.find(line) != std::string::npos; };
+  CHECK(has("nso_extension_hook_calls_total{outcome=\"success\"} 2"));
+  CHECK(has("nso_extension_hook_calls_total{outcome=\"error\"} 1"));
+  CHECK(has("nso_extension_hook_duration_seconds_count{outcome=\"success\"} 2"));
+  CHECK(has("nso_extension_connector_clusters_replaced_total 0"));
+  CHECK(has("nso_extension_connector_routes_applied_total 1"));
+  CHECK(has("nso_extension_connector_offline_routes_total 1"));
+}
+
+TEST_CASE_METHOD(hook_world, "a large translation goes through, several at once") {
+  warm_up();
+  serve({.listen = "127.0.0.1:0"});
+  REQUIRE(await_open());
+  eg::PostTranslateModifyRequest r;
+  r.add_secrets()->set_name(std::string(80'000'000, 's'));
+  add_cluster(r, "httproute/p/on/rule/0");
+  const auto request = r.SerializeAsString();
+  std::vector<std::future<hook_client::answer>> calls;
+  for (int i = 0; i < 3; ++i)
+    calls.push_back(std::async(std::launch::async, [&] { return hook_client{address()}.translate(request); }));
+  for (auto& c : calls) {
+    const auto a = c.get();
+    REQUIRE(a.status.ok());
+    CHECK(a.bytes.size() > 80'000'000);
+  }
+}
+
+TEST_CASE_METHOD(hook_world, "a unix socket needs no certificate, an open port does") {
+  warm_up();
+  const auto path = (place.path() / "hook.sock").string();
+  serve({.listen = "unix:" + path});
+  const hook_client client{"unix:" + path};
+  CHECK(client.translate(request_for("on")).status.ok());
+  for (const auto* open : {"0.0.0.0:0", "[::]:0", "192.0.2.1:5005", "127.example.test:5005", "localhost.example:1", "5005"})
+    CHECK_THROWS_AS((hook::server{view, {.listen = open}, count}), std::invalid_argument);
+  CHECK_THROWS_AS((hook::server{view, {.listen = "127.0.0.1:0", .tls_key = "only"}, count}), std::invalid_argument);
+}
+
+TEST_CASE_METHOD(hook_world, "a port that is taken is tried again") {
+  warm_up();
+  hook_world other;
+  other.warm_up();
+  other.serve({.listen = "127.0.0.1:0"});
+  REQUIRE(other.await_open());
+  std::promise<std::string> told;
+  bool said = false;
+  serve({.listen = other.address(), .on_state = [&](bool open, const std::string& reason) {
+           if (!open && !std::exchange(said, true)) told.set_value(reason);
+         }});
+  CHECK(told.get_future().get().find("cannot listen on") != std::string::npos);
+  other.server->close();
+  REQUIRE(await_open());
+  CHECK(hook_client{address()}.translate(request_for("on")).status.ok());
+}
+
+TEST_CASE_METHOD(hook_world, "mutual TLS: strangers are turned away, and changed files are read again") {
+  warm_up();
+  const authority first{"first"}, second{"second"};
+  const auto certificate = first.issue("hook"), client_certificate = first.issue("envoy-gateway");
+  const auto cert_file = file("cert.pem", certificate.certificate), key_file = file("key.pem", certificate.key),
+             ca_file = file("ca.pem", first.certificate());
+  serve({.listen = "127.0.0.1:0", .tls_certificate = cert_file, .tls_key = key_file, .tls_client_ca = ca_file});
+  REQUIRE(await_open());
+  const auto as = [&](const authority& trusted, const identity& who) {
+    return hook_client{address(), grpc::SslCredentials({trusted.certificate(), who.key, who.certificate}), "localhost"};
+  };
+  const auto admitted = [&](const hook_client& c) { return c.translate(request_for("on"), false).status.ok(); };
+  CHECK(admitted(as(first, client_certificate)));
+  CHECK_FALSE(admitted(as(first, second.issue("envoy-gateway"))));
+  CHECK_FALSE(admitted(hook_client{address(), grpc::SslCredentials({first.certificate(), "", ""}), "localhost"}));
+  CHECK_FALSE(admitted(hook_client{address()}));
+
+  const auto renewed = second.issue("hook"), new_client = second.issue("envoy-gateway");
+  file("key.pem", renewed.key);
+  file("cert.pem", renewed.certificate);
+  file("ca.pem", second.certificate());
+  CHECK(stack::poll_until([&] { return admitted(as(second, new_client)); }, 20s, 100ms));
+  CHECK_FALSE(admitted(as(second, client_certificate)));
+}

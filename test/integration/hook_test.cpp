@@ -1,0 +1,188 @@
+// test/integration/hook_test.cpp -- the extension hook of a real warrend: captured translations of Envoy Gateway, tunnels
+// that come and go, a tenant with bad data, and the page of its health.
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+
+#include "test/support/hook.hpp"
+#include "test/support/hook_client.hpp"
+#include "test/support/stack.hpp"
+
+using namespace warren;
+using namespace warren::test;
+using namespace std::chrono_literals;
+using stack::milliseconds;
+
+namespace {
+
+struct hooked {
+  std::uint16_t port = stack::free_port(), http = stack::free_port();
+  stack::stack w;
+  hook_client client{"127.0.0.1:" + std::to_string(port)};
+
+  explicit hooked(const std::string& project = "ns-0000", stack::settings more = {}, bool start = true)
+      : w{[&] {
+          stack::stack_options o;
+          o.with_envoy = false;
+          o.partitions = 4;
+          o.project = project;
+          o.start = start;
+          o.configuration = std::move(more);
+          o.configuration.emplace_back("hook.listen", "127.0.0.1:" + std::to_string(port));
+          o.configuration.emplace_back("hook.http_listen", "127.0.0.1:" + std::to_string(http));
+          return o;
+        }()} {
+    if (start) w.must_ctl({"gateway-class", "create", "demo", "--listen", "127.0.0.1:" + std::to_string(stack::free_port())});
+  }
+
+  eg::PostTranslateModifyResponse translate(const std::string& request) const {
+    const auto a = client.translate(request);
+    INFO(a.status.error_message());
+    REQUIRE(a.status.ok());
+    eg::PostTranslateModifyResponse out;
+    REQUIRE(out.ParseFromString(a.bytes));
+    return out;
+  }
+  /// Asks until the answer satisfies: rows reach the hook without anybody being told.
+  template <class F> bool await(const std::string& request, F satisfies, milliseconds timeout = 20s) const {
+    return stack::poll_until([&] { return satisfies(translate(request)); }, timeout, 20ms);
+  }
+  int healthz() const { return stack::visit(http, {.host = "127.0.0.1", .target = "/healthz"}).status; }
+};
+
+std::string tunnel_name(int n) { return "tunnel-0000" + std::to_string(n); }
+
+bool is_online(const eg::PostTranslateModifyResponse& r, const std::string& cluster) {
+  return std::any_of(r.clusters().begin(), r.clusters().end(), [&](const auto& c) {
+    return c.name() == cluster && c.has_transport_socket() &&
+           c.transport_socket().name() == "envoy.transport_sockets.internal_upstream";
+  });
+}
+int online(const eg::PostTranslateModifyResponse& r) {
+  return static_cast<int>(std::count_if(r.clusters().begin(), r.clusters().end(),
+                                        [&](const auto& c) { return is_online(r, c.name()); }));
+}
+/// Of routes that are not ours.
+int refused(const eg::PostTranslateModifyResponse& r) {
+  int n = 0;
+  for (const auto& config : r.routes())
+    for (const auto& host : config.virtual_hosts())
+      for (const auto& route : host.routes())
+        n += route.direct_response().status() == 503 && route.name().rfind("connector-", 0) != 0;
+  return n;
+}
+
+}  // namespace
+
+TEST_CASE("a real warrend answers captured translations: online, offline, moved, gone") {
+  hooked h;
+  const auto request = captured("request-0010-tunnel");
+  CHECK(online(h.translate(request)) == 0);
+  CHECK(refused(h.translate(request)) == 0);  // nobody's tunnels
+
+  h.w.add_agent("there");
+  h.w.add_agent("away", {.start = false});
+  for (int i = 0; i < 10; ++i)
+    h.w.create_tunnel(tunnel_name(i), tunnel_name(i) + ".example.test", i < 5 ? "there" : "away");
+  REQUIRE(h.await(request, [](const auto& r) { return online(r) == 5 && refused(r) == 5; }));
+
+  const auto answer = h.translate(request);
+  CHECK(answer.clusters_size() == 11);
+  for (const auto& c : answer.clusters())
+    if (is_online(answer, c.name())) {
+      const auto& e = c.load_assignment().endpoints(0).lb_endpoints(0);
+      const auto& fields = e.metadata().filter_metadata().at("tunnel").fields();
+      CHECK("http://" + fields.at("address").string_value() == h.w.demo_origin().url());
+      CHECK(fields.at("endpoint_id").string_value() == h.w.find_agent("there").public_key());
+    }
+  // tunnel-00009's second rule is none of the tunnel's: it stays as it was.
+  CHECK_FALSE(is_online(answer, "httproute/ns-0000/tunnel-00009/rule/1"));
+  const auto again = h.client.translate(as_request(answer.SerializeAsString()));
+  REQUIRE(again.status.ok());
+
+  h.w.find_agent("there").stop();
+  CHECK(h.await(request, [](const auto& r) { return online(r) == 0 && refused(r) == 10; }));
+  h.w.find_agent("there").start();
+  CHECK(h.await(request, [](const auto& r) { return online(r) == 5; }));
+  h.w.must_ctl({"tunnel", "update", tunnel_name(0), "--disabled"});
+  CHECK(h.await(request, [](const auto& r) { return online(r) == 4 && refused(r) == 6; }));
+
+  for (const auto* other : {"request-0001-plain", "request-0100-mixed"}) {
+    const auto all = captured(other);
+    eg::PostTranslateModifyRequest before;
+    REQUIRE(before.ParseFromString(all));
+    const auto after = h.translate(all);
+    CHECK(after.clusters_size() == before.clusters_size());
+    CHECK(after.listeners_size() == before.listeners_size());
+    CHECK(after.routes_size() == before.routes_size());
+  }
+
+  CHECK(h.healthz() == 200);
+  CHECK(h.client.healthy());
+  CHECK(h.w.metric("nso_extension_hook_calls_total", "success") > 0);
+  CHECK(h.w.metric("nso_extension_connector_clusters_replaced_total") > 0);
+  CHECK(h.w.metric("nso_extension_hook_calls_total", "error") == 0);
+  const auto page = stack::visit(h.http, {.host = "127.0.0.1", .target = "/metrics"}).body;
+  CHECK(page.find("nso_extension_hook_duration_seconds_bucket{") != std::string::npos);
+
+  const auto log = h.w.at(0).log();
+  const auto at = log.rfind("\"msg\":\"PostTranslateModify\"");
+  REQUIRE(at != std::string::npos);
+  const auto begin = log.rfind('\n', at) + 1;
+  const auto line = nlohmann::json::parse(log.substr(begin, log.find('\n', at) - begin));
+  for (const auto* key : {"clusters", "listeners", "route_configs", "clusters_replaced", "clusters_offline",
+                          "vhosts_connector_applied", "connector_offline_routes"})
+    CHECK(line.at(key).is_number_integer());
+}
+
+TEST_CASE("one tenant's poison makes that tenant's tunnel answer 503, and nothing else") {
+  hooked h{"acme"};
+  h.w.add_agent("there");
+  h.w.add_agent("poisoned-key");
+  eg::PostTranslateModifyRequest r;
+  auto* config = r.add_routes();
+  config->set_name("c");
+  const auto add = [&](const std::string& tunnel, const std::string& connector) {
+    h.w.create_tunnel(tunnel, tunnel + ".example.test", connector);
+    const auto cluster = "httproute/acme/" + tunnel + "/rule/0";
+    add_cluster(r, cluster);
+    add_route(add_host(config, tunnel, tunnel + ".example.test"), tunnel, cluster);
+  };
+  for (int i = 0; i < 50; ++i) add("healthy-" + std::to_string(i), "there");
+  add("bad-target", "there");
+  add("bad-key", "poisoned-key");
+  const auto request = r.SerializeAsString();
+  REQUIRE(h.await(request, [](const auto& a) { return online(a) == 52; }, 60s));
+
+  h.w.sql(R"(UPDATE tunnel SET rules = '[{"path_prefix":"/","connector":"there","target":"http://no\u0001host:99999"}]'
+             WHERE name = 'bad-target';
+             UPDATE connector SET public_key = E'\x01' || substr(public_key, 2) WHERE name = 'poisoned-key';)");
+  REQUIRE(h.await(request, [](const auto& a) { return online(a) == 50 && refused(a) == 2; }));
+  const auto answer = h.translate(request);
+  CHECK_FALSE(is_online(answer, "httproute/acme/bad-target/rule/0"));
+  CHECK_FALSE(is_online(answer, "httproute/acme/bad-key/rule/0"));
+  CHECK(h.w.metric("nso_extension_hook_calls_total", "error") == 0);
+  const auto said = h.w.await("tunnel", "bad-target", [](const auto& t) {
+    return stack::stack::condition(t, "Accepted") == "False";
+  });
+  CHECK(stack::stack::condition_message(said, "Accepted").find("target") != std::string::npos);
+}
+
+TEST_CASE("the hook's page says 503, and its port is closed, until everything has been read") {
+  hooked h{"acme", {}, false};
+  // Somebody holds the table of tunnels: the replica cannot read it.
+  auto holder = stack::process{{.name = "psql",
+                                .path = "/usr/bin/psql",
+                                .arguments = {"-X", "-d", h.w.database_url(), "-c",
+                                              "BEGIN; LOCK TABLE tunnel IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(120);"}}};
+  REQUIRE(stack::poll_until([&] {
+    return h.w.sql("SELECT count(*) FROM pg_locks WHERE relation = 'tunnel'::regclass AND mode = 'AccessExclusiveLock' AND granted").starts_with("1");
+  }, 20s, 50ms));
+  h.w.launch_warrend();
+  REQUIRE(stack::poll_until([&] { return h.healthz() == 503; }, 20s, 20ms));
+  CHECK_FALSE(stack::listens(h.port));
+  holder.kill();
+  h.w.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(120)%' AND pid <> pg_backend_pid()");
+  CHECK(h.client.translate("").status.ok());  // waits
+  CHECK(stack::poll_until([&] { return h.healthz() == 200; }, 5s));
+}
