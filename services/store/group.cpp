@@ -95,8 +95,9 @@ struct item {
   }
 };
 
-/// A transaction whose BEGIN travels with its first statement, which pqxx::work does not offer. What a broken
-/// connection means is the same: in doubt while committing, rolled back before.
+/// A transaction whose BEGIN and COMMIT travel with its first and its last statement, which pqxx::work does not
+/// offer: a round trip costs as much as most of what it carries. What a broken connection means is the same: in doubt
+/// while committing, rolled back before.
 class open_transaction {
 public:
   explicit open_transaction(pqxx::connection& conn) : conn_{conn}, tx_{conn} {}
@@ -110,22 +111,33 @@ public:
   open_transaction(const open_transaction&) = delete;
   open_transaction& operator=(const open_transaction&) = delete;
 
+  /// "EXECUTE name(…)": a prepared statement that can travel with others. The server knows it afterwards.
+  std::string call(const std::string& name, const std::vector<std::string>& arguments) {
+    conn_.prepare_now(name);
+    std::string out = "EXECUTE \"" + name + "\"(";
+    for (std::size_t n = 0; n < arguments.size(); ++n) out += (n > 0 ? ", " : "") + conn_.quote(arguments[n]);
+    return out + ")";
+  }
+  /// The rows of the last of them.
   pqxx::result begin_with(const std::string& statements) {
     begun_ = true;
     return tx_.exec("BEGIN; " + statements);
   }
+  pqxx::result exec(const std::string& statements) { return tx_.exec(statements); }
   template <class... Arguments> pqxx::result exec_prepared(const std::string& name, Arguments&&... arguments) {
     return tx_.exec_prepared(name, std::forward<Arguments>(arguments)...);
   }
   void rollback() {
     if (std::exchange(begun_, false) && conn_.is_open()) tx_.exec("ROLLBACK");
   }
-  void commit() {
+  /// The first error among the statements keeps the COMMIT from happening.
+  void commit_with(const std::string& statements) {
     try {
+      tx_.exec(statements.empty() ? "COMMIT" : statements + "; COMMIT");
       begun_ = false;
-      tx_.exec("COMMIT");
     } catch (const std::exception& e) {
       if (conn_.is_open() && !dynamic_cast<const pqxx::statement_completion_unknown*>(&e)) throw;
+      begun_ = false;
       throw pqxx::in_doubt_error{std::string{"the connection ended while committing: "} + e.what()};
     }
   }
@@ -136,28 +148,25 @@ private:
   bool begun_ = false;
 };
 
-/// Lists for the parts of one statement, and what is done with the rows of each.
-class round_trip {
+/// Lists for the parts of one composed statement.
+class parts {
 public:
-  using reader = std::function<void(const pqxx::row&)>;
-  void add(std::string part, const list& rows, reader read) {
+  using composer = const std::pair<std::string, std::string>& (*)(const std::vector<std::string>&);
+  void add(std::string part, const list& rows) {
     if (rows.empty()) return;
-    parts_.push_back(std::move(part));
+    names_.push_back(std::move(part));
     lists_.push_back(rows.close());
-    readers_.push_back(std::move(read));
   }
-  void run(session& s, open_transaction& tx,
-           const std::pair<std::string, std::string>& (*compose)(const std::vector<std::string>&)) const {
-    if (parts_.empty()) return;
-    const auto& [name, text] = compose(parts_);
+  /// Empty when there are none.
+  std::string call(session& s, open_transaction& tx, composer compose) const {
+    if (names_.empty()) return {};
+    const auto& [name, text] = compose(names_);
     s.conn.prepare(name, text);  // the same text again is nothing new
-    for (const auto& row : tx.exec_prepared(name, pqxx::prepare::make_dynamic_params(lists_)))
-      readers_[row[0].as<std::size_t>()](row);
+    return tx.call(name, lists_);
   }
 
 private:
-  std::vector<std::string> parts_, lists_;
-  std::vector<reader> readers_;
+  std::vector<std::string> names_, lists_;
 };
 
 class transaction {
@@ -173,9 +182,8 @@ public:
   void run(const std::function<void(std::vector<fenced>, group_result)>& before_commit) {
     check_shape();
     WARREN_FAILPOINT("before_fence");
-    fence();
+    fence_and_look();
     WARREN_FAILPOINT("after_fence");
-    look();
     judge_requests();
     judge_rows();
     judge_public_keys();
@@ -189,11 +197,15 @@ public:
     }
     prepare_images();
     erase();
-    write();
-    collect_tombstones();
+    auto writing = write();
+    if (erased_) {
+      if (!writing.empty()) tx_.exec(writing);
+      writing.clear();
+      collect_tombstones();
+    }
     before_commit(raised_, result());
     WARREN_FAILPOINT("before_commit");
-    tx_.commit();
+    tx_.commit_with(writing);
     if (WARREN_FAILPOINT_ACTION("after_commit", "undecided")) {
       ::shutdown(session_.conn.sock(), SHUT_RDWR);
       throw pqxx::in_doubt_error{"failpoint: the connection ended while committing"};
@@ -225,23 +237,21 @@ private:
     });
   }
 
-  void fence() {
+  /// Raises the fence, then locks what there is to lock, without waiting, and reads what decides. Whoever is not the
+  /// owner has locked rows for nothing, until the transaction ends.
+  void fence_and_look() {
     std::set<std::pair<partition_id, epoch_t>> wanted;
-    std::set<partition_id> ids;
+    std::set<std::string> ids;
     each([&](item& i) {
       wanted.emplace(i.request->partition, i.request->epoch);
-      ids.insert(i.request->partition);
+      ids.insert(std::to_string(i.request->partition));
     });
     if (wanted.empty()) return;
-    const auto call = [&](const char* name, const std::string& arguments) {
-      session_.conn.prepare_now(name);
-      return std::string{"EXECUTE "} + name + "(" + arguments + ")";
-    };
     std::string statements;
     if (ids.size() > 1) {
       std::string array = "{";
-      for (auto id : ids) array += (array.size() > 1 ? "," : "") + std::to_string(id);
-      statements = call("lock_partitions", session_.conn.quote(array + "}")) + "; ";
+      for (const auto& id : ids) array += (array.size() > 1 ? "," : "") + id;
+      statements = tx_.call("lock_partitions", {array + "}"}) + "; ";
     }
     list pairs;
     for (const auto& [id, epoch] : wanted) {
@@ -251,13 +261,24 @@ private:
       member(out, "epoch", epoch);
       out += '}';
     }
+    statements += tx_.call("fence", {pairs.close(), std::to_string(me_)}) + "; ";
+
+    parts asked;
+    std::vector<std::function<void(const pqxx::row&)>> readers;
+    const auto ask = [&](std::string part, const list& rows, std::function<void(const pqxx::row&)> read) {
+      if (rows.empty()) return;
+      asked.add(std::move(part), rows);
+      readers.push_back(std::move(read));
+    };
     std::map<std::pair<partition_id, epoch_t>, revision_t> ours;
-    statements += call("fence", session_.conn.quote(pairs.close()) + ", " + std::to_string(me_));
-    for (const auto& row : tx_.begin_with(statements)) {
-      const fenced f{row[0].as<int>(), row[1].as<std::int64_t>(), row[2].as<std::int64_t>()};
+    ask("find_fenced", list_of(ids), [&](const pqxx::row& row) {
+      const fenced f{row[1].as<int>(), row[2].as<std::int64_t>(), row[3].as<std::int64_t>()};
       ours[{f.partition, f.epoch}] = f.revision;
       raised_.push_back(f);
-    }
+    });
+    look(ask);
+    for (const auto& row : tx_.begin_with(statements + asked.call(session_, tx_, judgement_of)))
+      readers[row[0].as<std::size_t>()](row);
     each([&](item& i) {
       auto found = ours.find({i.request->partition, i.request->epoch});
       if (found == ours.end())
@@ -267,9 +288,7 @@ private:
     });
   }
 
-  /// Locks what there is to lock, without waiting, and reads what decides, in one statement.
-  void look() {
-    round_trip asked;
+  template <class Ask> void look(const Ask& ask) {
     list requests;
     each([&](item& i) {
       if (!i.request->request || i.request->request->request_id.empty()) return;
@@ -281,7 +300,7 @@ private:
       member(out, "request_id", r.request_id);
       out += '}';
     });
-    asked.add("find_requests", requests, [this](const pqxx::row& row) {
+    ask("find_requests", requests, [this](const pqxx::row& row) {
       known_requests_[row[1].as<std::string>()] = {row[2].as<std::string>(), row[3].as<std::string>()};
     });
     for (const auto& t : tables()) {
@@ -294,12 +313,12 @@ private:
       const auto locked = [this, &t](const pqxx::row& row) {
         versions_[t.name + ' ' + row[1].as<std::string>()] = row[2].as<std::int64_t>();
       };
-      asked.add(lock_rows(t), update, locked);
-      asked.add(lock_rows_to_erase(t), erase, [this, &t, locked](const pqxx::row& row) {
+      ask(lock_rows(t), update, locked);
+      ask(lock_rows_to_erase(t), erase, [this, &t, locked](const pqxx::row& row) {
         locked(row);
         if (auto image = parse_row(t.name, row[3].as<std::string>())) last_[t.name + ' ' + row[1].as<std::string>()] = *image;
       });
-      asked.add(find_rows(t), insert, [this, &t](const pqxx::row& row) { existing_.insert(t.name + ' ' + row[1].as<std::string>()); });
+      ask(find_rows(t), insert, [this, &t](const pqxx::row& row) { existing_.insert(t.name + ' ' + row[1].as<std::string>()); });
     }
     std::set<std::string> keys, uids, hostnames;
     each([&](item& i) {
@@ -311,15 +330,17 @@ private:
       hostnames.insert(i.request->claims->claim.begin(), i.request->claims->claim.end());
       hostnames.insert(i.request->claims->drop.begin(), i.request->claims->drop.end());
     });
-    asked.add("find_public_keys", list_of(keys), [this](const pqxx::row& row) {
+    ask("find_public_keys", list_of(keys), [this](const pqxx::row& row) {
       key_holders_[row[1].as<std::string>()] = row[2].as<std::string>();
     });
-    asked.add("find_tunnel_uids", list_of(uids), [this](const pqxx::row& row) { tunnels_.insert(row[1].as<std::string>()); });
-    asked.add("lock_tunnel_uids", list_of(uids), [this](const pqxx::row& row) { tunnels_locked_.insert(row[1].as<std::string>()); });
-    asked.add("lock_hostnames", list_of(hostnames), [this](const pqxx::row& row) {
-      if (row[2].as<std::string>() != "true") hostnames_missed_.insert(row[1].as<std::string>());
+    ask("find_tunnel_uids", list_of(uids), [this](const pqxx::row& row) { tunnels_.insert(row[1].as<std::string>()); });
+    ask("lock_tunnel_uids", list_of(uids), [this](const pqxx::row& row) { tunnels_locked_.insert(row[1].as<std::string>()); });
+    ask("lock_hostnames", list_of(hostnames), [this](const pqxx::row& row) {
+      if (!row[3].is_null()) claim_numbers_[row[1].as<std::string>()] = row[3].as<std::int64_t>();
     });
-    asked.run(session_, tx_, judgement_of);
+    ask("find_claims", list_of(hostnames), [this](const pqxx::row& row) {
+      claim_holders_[row[1].as<std::string>()] = row[2].as<std::string>();
+    });
   }
 
   void judge_requests() {
@@ -376,34 +397,24 @@ private:
   }
 
   void judge_hostnames() {
-    std::set<std::string> all;
-    each([&](item& i) {
-      if (!i.request->claims) return;
-      all.insert(i.request->claims->claim.begin(), i.request->claims->claim.end());
-      all.insert(i.request->claims->drop.begin(), i.request->claims->drop.end());
-    });
-    if (all.empty()) return;
-    std::unordered_map<std::string, std::string> held;  // by which tunnel
-    for (const auto& row : tx_.exec_prepared("find_claims", list_of(all).close())) held[row[0].as<std::string>()] = row[1].as<std::string>();
-
     std::set<std::string> to_drop;
     each([&](item& i) {
       if (!i.request->claims) return;
       const auto& c = *i.request->claims;
       for (const auto* part : {&c.claim, &c.drop})
         for (const auto& name : *part)
-          if (hostnames_missed_.count(name)) return i.conflict("host name " + name);
+          if (!claim_numbers_.count(name)) return i.conflict("host name " + name);
       std::set<std::string> seen;
       for (const auto& name : c.claim) {
-        auto found = held.find(name);
-        if (found != held.end() && found->second != c.tunnel_uid)
+        auto found = claim_holders_.find(name);
+        if (found != claim_holders_.end() && found->second != c.tunnel_uid)
           return i.refuse(errc::already_exists, "hostnames", "the host name " + name + " belongs to another tunnel");
-        if (found == held.end() && seen.insert(name).second) i.claim.push_back(name);
+        if (found == claim_holders_.end() && seen.insert(name).second) i.claim.push_back(name);
       }
       for (const auto& name : c.drop) {
-        auto found = held.find(name);
+        auto found = claim_holders_.find(name);
         const bool kept = std::find(c.claim.begin(), c.claim.end(), name) != c.claim.end();
-        if (!kept && found != held.end() && found->second == c.tunnel_uid && seen.insert(name).second) {
+        if (!kept && found != claim_holders_.end() && found->second == c.tunnel_uid && seen.insert(name).second) {
           i.drop.push_back(name);
           to_drop.insert(name);
         }
@@ -470,17 +481,9 @@ private:
     }
   }
 
-  /// Everything but deletions, in one statement.
-  void write() {
-    round_trip written;
-    std::map<std::string, std::size_t> expected, done;
-    const auto add = [&](const std::string& part, const list& rows, round_trip::reader read = {}) {
-      expected[part] += rows.size();
-      written.add(part, rows, [&done, part, read = std::move(read)](const pqxx::row& row) {
-        ++done[part];
-        if (read) read(row);
-      });
-    };
+  /// Everything but deletions: one statement, empty when there is nothing.
+  std::string write() {
+    parts written;
     for (const auto& t : tables()) {
       list insert, update;
       each([&](item& i) {
@@ -490,20 +493,16 @@ private:
           append_json((what == op::insert ? insert : update).next(), message_of(i.images[n]));
         }
       });
-      add(update_rows(t), update);
-      add(insert_rows(t), insert);
+      written.add(update_rows(t), update);
+      written.add(insert_rows(t), insert);
       if (insert.size() + update.size() > 0) written_[t.name] += static_cast<int>(insert.size() + update.size());
     }
     const auto claims = claims_to_write();
-    add("insert_claims", claims, [this](const pqxx::row& row) {
-      if (auto image = parse_row("hostname_claim", row[1].as<std::string>())) extra_.push_back(std::move(*image));
-    });
+    written.add("insert_claims", claims);
     if (!claims.empty()) written_["hostname_claim"] += static_cast<int>(claims.size());
-    add("insert_audit", audit_to_write());
-    add("insert_requests", requests_to_write());
-    written.run(session_, tx_, writing_of);
-    for (const auto& [part, n] : expected)
-      if (done[part] != n) throw std::logic_error{part + " touched another number of rows than were locked"};
+    written.add("insert_audit", audit_to_write());
+    written.add("insert_requests", requests_to_write());
+    return written.call(session_, tx_, writing_of);
   }
 
   list claims_to_write() {
@@ -511,15 +510,15 @@ private:
     each([&](item& i) {
       for (const auto& name : i.claim) {
         const auto& c = *i.request->claims;
-        auto& out = rows.next();
-        out += '{';
-        member(out, "partition", std::int64_t{i.request->partition});
-        member(out, "hostname", name);
-        member(out, "version", i.revision);
-        member(out, "project", c.project);
-        member(out, "tunnel", c.tunnel);
-        member(out, "tunnel_uid", c.tunnel_uid);
-        out += '}';
+        auto& image = *extra_.emplace_back().mutable_hostname_claim();
+        image.set_partition(i.request->partition);
+        image.set_hostname(name);
+        image.set_version(i.revision);
+        image.set_project(c.project);
+        image.set_tunnel(c.tunnel);
+        image.set_tunnel_uid(c.tunnel_uid);
+        image.set_claim(claim_numbers_.at(name));
+        append_json(rows.next(), image);
       }
     });
     return rows;
@@ -616,8 +615,9 @@ private:
   std::unordered_map<std::string, std::pair<std::string, std::string>> known_requests_;  ///< digest, answer
   std::unordered_map<std::string, std::int64_t> versions_;                               ///< of the rows that we hold
   std::unordered_set<std::string> existing_;
-  std::unordered_map<std::string, std::string> key_holders_;
-  std::unordered_set<std::string> tunnels_, tunnels_locked_, hostnames_missed_;
+  std::unordered_map<std::string, std::string> key_holders_, claim_holders_;  ///< by public key, by host name
+  std::unordered_map<std::string, std::int64_t> claim_numbers_;             ///< of the host names that we hold
+  std::unordered_set<std::string> tunnels_, tunnels_locked_;
   std::unordered_map<std::string, v1::Row> last_;  ///< rows to be erased, as they were
   std::vector<v1::Row> extra_;                     ///< claims and tombstones
   std::map<std::string, int> written_;

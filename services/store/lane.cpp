@@ -13,6 +13,7 @@
 #include "actors/core/limits.hpp"
 #include "services/store/failpoint.hpp"
 #include "services/store/rows.hpp"
+#include "services/store/statements.hpp"
 
 namespace warren::sql {
 namespace {
@@ -61,6 +62,7 @@ save_result answer_to_failure(const sql_failure& f) {
       return save_refused{errc::already_exists, "public_key", "another connector has this public key"};
     return save_conflict{"exists: " + f.constraint};
   }
+  if (f.state == wrote_otherwise) return save_refused{errc::internal, "", "other rows were written than were locked"};
   if (f.state == "23503") return save_refused{errc::not_found, "tunnel_uid", "there is no such tunnel"};
   if (f.kind == sql_failure::what::data) return save_refused{errc::invalid, field_of(f.constraint), first_line(f.message)};
   return save_refused{errc::internal, "", first_line(f.message)};

@@ -109,6 +109,10 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       RETURNING p.id, p.epoch, p.revision)");
 
     // ---- judgement: three texts a row ----
+    // What the fence, a statement earlier, has raised: the rows that this very transaction wrote.
+    out.emplace_back("find_fenced", R"(
+      SELECT p.id::text, p.epoch::text, p.revision::text FROM jsonb_array_elements_text($1::jsonb) AS k(id)
+      JOIN partition p ON p.id = k.id::integer AND p.xmin::text::bigint = txid_current() % (1::bigint << 32))");
     out.emplace_back("find_requests", R"(
       SELECT a.project || E'\n' || a.method || E'\n' || a.request_id, a.digest, encode(a.response, 'hex')
       FROM jsonb_to_recordset($1::jsonb) AS k(project text, method text, request_id text)
@@ -123,12 +127,15 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       SELECT t.uid, NULL, NULL FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid
       FOR KEY SHARE OF t SKIP LOCKED)");
     // The seed keeps these keys apart from other users of advisory locks ("warren").
+    // Who has the lock gets a number for a claim, so that numbers of one name rise with its claims.
     out.emplace_back("lock_hostnames", R"(
-      SELECT hostname, pg_try_advisory_xact_lock(hashtextextended(hostname, 131277537543534))::text, NULL
-      FROM (SELECT hostname FROM jsonb_array_elements_text($1::jsonb) AS k(hostname) ORDER BY hostname) AS sorted)");
-    // By itself and after lock_hostnames: its snapshot has to be one of the time when the locks were had.
+      SELECT hostname, locked::text, CASE WHEN locked THEN nextval('claim_number')::text END
+      FROM (SELECT hostname, pg_try_advisory_xact_lock(hashtextextended(hostname, 131277537543534)) AS locked
+            FROM (SELECT hostname FROM jsonb_array_elements_text($1::jsonb) AS k(hostname) ORDER BY hostname) AS sorted
+            OFFSET 0) AS tried)");
+    // Of the same snapshot as the locks, so a claim of that very moment can be missed: the primary key finds it.
     out.emplace_back("find_claims", R"(
-      SELECT t.hostname, t.tunnel_uid FROM jsonb_array_elements_text($1::jsonb) AS k(hostname)
+      SELECT t.hostname, t.tunnel_uid, NULL FROM jsonb_array_elements_text($1::jsonb) AS k(hostname)
       JOIN hostname_claim t ON t.hostname = k.hostname)");
     out.emplace_back("lock_claims", R"(
       SELECT t.hostname FROM jsonb_array_elements_text($1::jsonb) AS k(hostname)
@@ -136,11 +143,10 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
 
     // ---- writing ----
     out.emplace_back("insert_claims", R"(
-      INSERT INTO hostname_claim AS t (partition, hostname, version, project, tunnel, tunnel_uid, claim)
-      SELECT k.partition, k.hostname, k.version, k.project, k.tunnel, k.tunnel_uid, nextval('claim_number')
+      INSERT INTO hostname_claim (partition, hostname, version, project, tunnel, tunnel_uid, claim)
+      SELECT k.partition, k.hostname, k.version, k.project, k.tunnel, k.tunnel_uid, k.claim
       FROM jsonb_to_recordset($1::jsonb)
-        AS k(partition integer, hostname text, version bigint, project text, tunnel text, tunnel_uid text)
-      RETURNING to_jsonb(t) AS image)");
+        AS k(partition integer, hostname text, version bigint, project text, tunnel text, tunnel_uid text, claim bigint))");
     out.emplace_back("tombstones_of", R"(
       SELECT to_jsonb(t) FROM jsonb_to_recordset($1::jsonb) AS k(partition integer, version bigint)
       JOIN tombstone t ON t.partition = k.partition AND t.version = k.version ORDER BY t.id)");
@@ -346,15 +352,14 @@ const std::pair<std::string, std::string>& judgement_of(const std::vector<std::s
 
 const std::pair<std::string, std::string>& writing_of(const std::vector<std::string>& parts) {
   return composed("write_", parts, [](const std::vector<std::string>& each) {
-    std::vector<std::string> writes, counts;
+    std::vector<std::string> writes, checks;
     for (std::size_t n = 0; n < each.size(); ++n) {
-      const auto number = std::to_string(n);
-      const auto text = part_text(each[n], n);
-      const bool shows = text.find("RETURNING") != std::string::npos;
-      writes.push_back("w" + number + " AS (" + text + (shows ? ")" : " RETURNING NULL::jsonb AS image)"));
-      counts.push_back("SELECT " + number + ", image FROM w" + number);
+      const auto written = "w" + std::to_string(n);
+      writes.push_back(written + " AS (" + part_text(each[n], n) + " RETURNING 1)");
+      checks.push_back("1 / ((SELECT count(*) FROM " + written + ") = jsonb_array_length($" + std::to_string(n + 1) +
+                       "::jsonb))::integer");
     }
-    return "WITH " + join(writes, ", ") + " " + join(counts, " UNION ALL ");
+    return "WITH " + join(writes, ", ") + " SELECT " + join(checks, ", ");
   });
 }
 

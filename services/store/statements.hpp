@@ -27,11 +27,15 @@ inline std::string all_rows(const table& t) { return "all_" + t.name; }
 /// Name and text of all of them; a connection prepares one when it first uses it.
 const std::vector<std::pair<std::string, std::string>>& statements();
 
+/// The SQLSTATE (division by zero) by which a writing statement says that a part wrote another number of rows than it
+/// was given: it travels with its COMMIT, so it has to stop that by itself.
+constexpr const char* wrote_otherwise = "22012";
+
 /// One statement of several, to spare round trips: name and text. Each part takes its own parameter, a JSON list,
 /// at its place; rows are (place, …).
 /// Of a judgement: (place, text, text, text). All parts see one snapshot.
 const std::pair<std::string, std::string>& judgement_of(const std::vector<std::string>& parts);
-/// Of writing: (place, image) for each row written, the image null unless the part shows it. No part sees what
+/// Of writing: fails with `wrote_otherwise` unless each part writes as many rows as its list has. No part sees what
 /// another wrote; foreign keys are checked when all are done.
 const std::pair<std::string, std::string>& writing_of(const std::vector<std::string>& parts);
 
