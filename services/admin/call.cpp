@@ -1,6 +1,8 @@
 // services/admin/call.cpp -- what the services of this room share.
 #include "services/admin/call.hpp"
 
+#include "actors/core/listen.hpp"
+
 namespace warren::admin {
 
 const char* call::code_name(grpc::StatusCode code) {
@@ -27,11 +29,8 @@ bool is_local_peer(std::string_view peer) {
 }
 
 bool is_local_address(std::string_view listen) {
-  if (listen.starts_with("unix:")) return true;
-  const auto colon = listen.rfind(':');
-  if (colon == std::string_view::npos) return false;
-  const auto host = listen.substr(0, colon);
-  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
+  const auto at = parse_listen(listen);
+  return at && is_local(*at);
 }
 
 std::string principal_of(const grpc::CallbackServerContext& of) {

@@ -9,6 +9,8 @@
 #include <fmt/format.h>
 #include <toml++/toml.h>
 
+#include "actors/core/listen.hpp"
+
 namespace warren::config {
 
 const std::vector<setting>& settings() {
@@ -29,18 +31,18 @@ const std::vector<setting>& settings() {
       {"agent.nats_user", "", "User that enrolment files tell agents."},
       {"agent.nats_password", "", "Its password.", kind::text, true},
       {"agent.heartbeat_interval_ms", "2000", "How often agents report.", kind::number, false, 50, 600'000},
-      {"admin.listen", "127.0.0.1:7443", "gRPC admin API; plaintext, so loopback only."},
-      {"xds.listen", "127.0.0.1:7444", "Gateways' configuration (delta ADS); plaintext, for trusted networks."},
+      {"admin.listen", "127.0.0.1:7443", "gRPC admin API; plaintext, so on loopback or a unix socket only.", kind::listen},
+      {"xds.listen", "127.0.0.1:7444", "Gateways' configuration (delta ADS); plaintext, for trusted networks.", kind::listen},
       {"xds.advertise", "", "What gateways' bootstraps tell; empty: xds.listen."},
-      {"hook.listen", "", "Envoy Gateway's extension hook (gRPC): ip:port or unix:PATH; empty: none. Plaintext on these only where local."},
-      {"hook.http_listen", "", "/healthz (503 until the hook can answer) and /metrics of the hook's own; empty: only http.listen."},
+      {"hook.listen", "", "Envoy Gateway's extension hook (gRPC): ip:port or unix:PATH; empty: none. Plaintext on these only where local.", kind::listen},
+      {"hook.http_listen", "", "/healthz (503 until the hook can answer) and /metrics of the hook's own; empty: only http.listen.", kind::listen},
       {"hook.tls_certificate", "", "PEM file; read again when it changes. All three, or none."},
       {"hook.tls_key", "", "PEM file of its key."},
       {"hook.tls_client_ca", "", "PEM file of who signs Envoy Gateway's client certificate."},
       {"hook.listener", "connector-tunnel", "The internal listener of the Envoys that reaches connectors."},
       {"hook.namespaces", "", "PROJECT=NAMESPACE where a project's HTTPRoutes are in a namespace of another name.", kind::list},
       {"hook.reason_headers", "off", "retry-after and x-warren-reason on 503s.", kind::text, false, 0, 0, {"on", "off"}},
-      {"http.listen", "127.0.0.1:7445", "/healthz, /readyz, /metrics."},
+      {"http.listen", "127.0.0.1:7445", "/healthz, /readyz, /metrics.", kind::listen},
       {"log.level", "info", "trace, debug, info, warn, error, off.", kind::text, false, 0, 0, {"trace", "debug", "info", "warn", "error", "off"}},
       {"log.format", "auto", "json, text; auto: text on a terminal.", kind::text, false, 0, 0, {"auto", "json", "text"}},
       {"recorder.mib", "48", "Memory for the last events, which warrenctl diag saves; 0: none.", kind::number, false, 0, 4096},
@@ -79,6 +81,13 @@ std::string check(const setting& s, const std::string& text) {
   if (text.size() > 4096) return "is longer than 4096 bytes";
   if (!s.choices.empty() && std::find(s.choices.begin(), s.choices.end(), text) == s.choices.end())
     return fmt::format("is none of {}", fmt::join(s.choices, ", "));
+  if (s.what == setting::kind::listen && !(text.empty() && s.fallback.empty())) {
+    const auto at = parse_listen(text);
+    const bool http = s.key == "http.listen" || s.key == "hook.http_listen";
+    if (!at || (http && !at->numeric)) return fmt::format("is not ip:port{}", http ? "" : " or unix:/path");
+    if (s.key == "admin.listen" && !is_local(*at))
+      return "must be on loopback or a unix socket: beyond it the admin API needs TLS, which it does not have yet";
+  }
   if (s.what != setting::kind::number) return "";
   long n = 0;
   if (!parse_number(text, n)) return "is not a number";
@@ -90,6 +99,22 @@ std::string check(const setting& s, const std::string& text) {
 
 struct loader {
   loaded out;
+
+  /// What is wrong between settings that are right by themselves.
+  void check_all() {
+    if (!out.errors.empty()) return;
+    const auto& c = out.config;
+    const auto wrong = [this](const std::string& key, const std::string& why) {
+      out.errors.push_back(fmt::format("{}: {} {}", out.config.values_.at(key).source, key, why));
+    };
+    int given = 0;
+    for (const auto* key : {"hook.tls_certificate", "hook.tls_key", "hook.tls_client_ca"}) given += c.text(key).empty() ? 0 : 1;
+    const auto hook = parse_listen(c.text("hook.listen"));
+    if (hook && given == 0 && !is_local(*hook))
+      wrong("hook.listen", "must be on loopback or a unix socket: beyond it the hook needs hook.tls_certificate, hook.tls_key and hook.tls_client_ca");
+    if (given != 0 && given != 3)
+      wrong("hook.tls_certificate", "goes with hook.tls_key and hook.tls_client_ca: all three, or none");
+  }
 
   void put(const std::string& key, std::string text, std::string source) {
     const auto* s = find_setting(key);
@@ -165,6 +190,7 @@ loaded load(const std::string& file, const std::map<std::string, std::string>& e
     if (it != environment.end()) l.put(s.key, it->second, "environment " + it->first);
   }
   for (const auto& [key, text] : flags) l.put(key, text, "flag " + flag_name(key));
+  l.check_all();
   return std::move(l.out);
 }
 

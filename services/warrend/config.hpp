@@ -12,7 +12,7 @@ struct setting {
   std::string key;       ///< "database.url"; environment WARREN_DATABASE_URL, flag --database-url
   std::string fallback;  ///< the default
   std::string help;
-  enum class kind : unsigned char { text, number, list } what = kind::text;
+  enum class kind : unsigned char { text, number, list, listen } what = kind::text;  ///< listen: see parse_listen; or empty, where the fallback is
   bool secret = false;   ///< never printed; of URLs and connection strings, their passwords and tokens
   long min = 0, max = 0; ///< of a number
   std::vector<std::string> choices = {};  ///< of a text: nothing else; empty: anything

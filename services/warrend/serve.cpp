@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "actors/connector/silence_actor.hpp"
+#include "actors/core/listen.hpp"
 #include "actors/core/protocol.hpp"
 #include "actors/core/subjects.hpp"
 #include "actors/placement/actor.hpp"
@@ -37,6 +38,7 @@
 #include "services/telemetry/logging.hpp"
 #include "services/telemetry/metrics.hpp"
 #include "services/telemetry/recorder.hpp"
+#include "services/warrend/ports.hpp"
 #include "services/warrend/supervisor.hpp"
 
 namespace warren {
@@ -84,21 +86,17 @@ private:
   sigset_t set_{};
 };
 
-struct endpoint {
-  std::string host;
-  int port = 0;
-};
-endpoint split_endpoint(const std::string& text) {
-  const auto colon = text.rfind(':');
-  if (colon == std::string::npos) return {text, 0};
-  auto host = text.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
-  return {host, std::atoi(text.c_str() + colon + 1)};
-}
-
 int fail(const std::string& sentence) {
   std::cerr << "warrend: " << sentence << '\n';
   return 1;
+}
+
+/// What gateways' bootstraps name: the address that they reach this instance by.
+listen_address advertised_endpoint(const config::effective& c, int xds_port) {
+  const auto text = c.text("xds.advertise").empty() ? c.text("xds.listen") : c.text("xds.advertise");
+  auto at = parse_listen(text).value_or(listen_address{text, false, 0, ""});
+  if (at.port == 0) at.port = xds_port;
+  return at;
 }
 
 void reload_log_level(const config::loaded& again) {
@@ -177,6 +175,9 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   telemetry::health health;
   for (const auto* dependency : {"database", "bus", "cache", "placement"}) health.set(dependency, false, "starting");
 
+  // An instance that cannot be reached must not take anything upon itself.
+  if (const auto misfit = unavailable_port(c); !misfit.empty()) return fail(misfit);
+
   // ---- what the database says first ----
   const auto url = c.text("database.url");
   int partitions = 0;
@@ -213,6 +214,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   caf::actor_system_config caf_config;
   caf_config.set("scheduler.policy", caf::atom("sharing"));  // work stealing collapses under foreign threads
   caf_config.set("scheduler.max-threads", static_cast<std::size_t>(c.number("threads")));
+  caf_config.set("scheduler.max-throughput", limits::actor_turn_messages);
   caf::actor_system system{caf_config};
   replica::view view;
   view.set_partitions(partitions, started_ms);
@@ -325,6 +327,13 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
       return out;
     });
   };
+  placing.partition.knows_connector = [&view](partition_id p, revision_t at_least, const std::pair<std::string, std::string>& connector) {
+    return view.read([&](const replica::tables& t) -> std::optional<bool> {
+      const auto at = t.partitions.find(p);
+      if (at == t.partitions.end() || !at->second.warm || at->second.revision < at_least) return std::nullopt;
+      return t.connectors.contains(connector);
+    });
+  };
   placing.partition.seen_revision = [&view](partition_id p) {
     return view.read([&](const replica::tables& t) {
       auto it = t.partitions.find(p);
@@ -334,6 +343,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   placing.on_drain_asked = [] { kill(getpid(), SIGUSR1); };  // the main thread drains, as by hand
   placing.on_change = [&](const owned_partitions& o) {
     health.set("placement", o.lease, o.lease ? "" : "the instance lease is not held");
+    health.note("partitions", o.behind.empty() ? "" : fmt::format("behind, and so not answering: {}", fmt::join(o.behind, ", ")));
   };
   placing.on_view = [&](const placement_view& v) {
     admin::placement_info info;
@@ -343,33 +353,36 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     std::lock_guard lock{placement_mutex};
     last_placement = std::move(info);
   };
-  to->placement = system.spawn(placement::actor, std::move(placing));
-  wired = true;
-  db->start();
-  link->on_state([&, to](bool connected) {
-    health.set("bus", connected, connected ? "" : "not connected to NATS");
-    count.set("warren_bus_connected", connected ? 1 : 0);
-    caf::anon_send(to->placement, bus_state{connected});
-    caf::anon_send(to->replica, bus_state{connected});
-  });
-
+  // ---- how it ends ----
   std::unique_ptr<bus::disconnect_watch> disconnects;
-  if (!c.text("nats.system_user").empty()) {
-    auto options = bus_options(c, "system_", "warrend-watch/" + name);
-    options.bulk_connection = false;
-    disconnects = std::make_unique<bus::disconnect_watch>(
-        options,
-        [to, partitions](std::string_view project, std::string_view kind, std::string_view agent) {
-          if (kind != bus::kind_connector) return;
-          caf::anon_send(to->placement, to_partition{partition_of(project, partitions),
-                                                     agent_disconnected{std::string{project}, std::string{agent}}});
-        },
-        [to](std::string_view connection) {
-          if (const auto peer = bus::parse_instance_connection_name(connection))
-            caf::anon_send(to->placement, peer_disconnected{*peer});
-        },
-        &count);
-  }
+  std::unique_ptr<hook::server> hook_server;
+  std::unique_ptr<telemetry::http_server> http, hook_http;
+  std::unique_ptr<admin::server> admin_server;
+  // The only way out from here on: threads of several libraries use each other, and an order of destruction that suits
+  // them all does not exist.
+  const auto leave = [&](int code) {
+    if (admin_server) admin_server->shutdown(millis{2000});
+    hook_http.reset();
+    http.reset();
+    if (disconnects) disconnects->close();
+    leases->stop();
+    db->stop();
+    for (const auto& a : {caf::actor_cast<caf::actor>(to->placement), caf::actor_cast<caf::actor>(to->replica),
+                          caf::actor_cast<caf::actor>(silence_handle), caf::actor_cast<caf::actor>(store_handle),
+                          caf::actor_cast<caf::actor>(lease_handle), caf::actor_cast<caf::actor>(dialer_handle),
+                          caf::actor_cast<caf::actor>(bus_handle)})
+      if (a) caf::anon_send_exit(a, caf::exit_reason::kill);
+    link->flush(millis{200});
+    link->close();
+    if (wired) spdlog::info("stopped");
+    spdlog::shutdown();
+    std::fflush(nullptr);
+    _exit(code);  // nothing of value is left; CAF would wait for timers that nobody needs
+  };
+  const auto give_up = [&](const std::string& sentence) {
+    hook_server.reset();
+    leave(fail(sentence));
+  };
 
   // ---- gateways ----
   gateway::gateway_server gateways{
@@ -385,20 +398,18 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
              return *n;
            },
        .on_ack =
-           [to, link](const busv1::GatewayAck& ack) {
+           [&wired, to, link](const busv1::GatewayAck& ack) {
+             if (!wired) return;  // nothing is served before
              caf::anon_send(to->replica, ack);
              caf::anon_send(to->placement, to_partition{ack.partition(), ack});
              link->publish(bus::ack_subject(ack.partition()), ack.SerializeAsString());
            }},
       count};
   const int xds_port = gateways.start(c.text("xds.listen"));
-  if (xds_port == 0) return fail("xds.listen " + c.text("xds.listen") + " cannot be had: is the port taken?");
-  auto advertised = split_endpoint(c.text("xds.advertise").empty() ? c.text("xds.listen") : c.text("xds.advertise"));
-  if (advertised.port == 0) advertised.port = xds_port;
+  if (xds_port == 0) give_up(fmt::format("xds.listen {} cannot be listened on", c.text("xds.listen")));
+  const auto advertised = advertised_endpoint(c, xds_port);
 
   // ---- the extension hook ----
-  std::unique_ptr<hook::server> hook_server;
-  std::unique_ptr<telemetry::http_server> hook_http;
   telemetry::health hook_health;
   if (!c.text("hook.listen").empty()) {
     try {
@@ -411,12 +422,12 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
       health.set("hook", false, "starting");
       hook_health.set("hook", false, "starting");
       hook_server = std::make_unique<hook::server>(view, std::move(options), count);
-      if (const auto at = split_endpoint(c.text("hook.http_listen")); !at.host.empty())
+      if (const auto at = parse_listen(c.text("hook.http_listen")))
         hook_http = std::make_unique<telemetry::http_server>(
-            telemetry::http_options{.address = at.host, .port = static_cast<std::uint16_t>(at.port), .healthz_when_ready = true},
+            telemetry::http_options{.address = at->host, .port = static_cast<std::uint16_t>(at->port), .healthz_when_ready = true},
             hook_health, [&count] { return count.text(); });
     } catch (const std::exception& e) {
-      return fail(std::string{"hook: "} + e.what());
+      give_up(fmt::format("hook.listen and hook.http_listen: {}", e.what()));
     }
   }
 
@@ -452,16 +463,18 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     return gateway::bootstrap_yaml(row.name(), row.class_(), advertised.host, advertised.port, "127.0.0.1:0");
   };
   api.diagnose = [&, version = api.version] { return diagnostic_parts(c, me, version, record, health, count); };
-  std::unique_ptr<admin::server> admin_server;
-  std::unique_ptr<telemetry::http_server> http;
   try {
     admin_server = admin::server::start(std::move(api), view);
-    const auto at = split_endpoint(c.text("http.listen"));
+  } catch (const std::exception& e) {
+    give_up(fmt::format("admin.listen: {}", e.what()));
+  }
+  try {
+    const auto at = parse_listen(c.text("http.listen"));
     http = std::make_unique<telemetry::http_server>(
-        telemetry::http_options{at.host, static_cast<std::uint16_t>(at.port)}, health,
+        telemetry::http_options{at->host, static_cast<std::uint16_t>(at->port)}, health,
         [&count] { return count.text(); });
   } catch (const std::exception& e) {
-    return fail(e.what());
+    give_up(fmt::format("http.listen: {}", e.what()));
   }
 
   const auto watch_warmth = view.subscribe([&, said = false](const replica::change_set&) mutable {
@@ -474,6 +487,35 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     supervisor::ready("serving");
     spdlog::info("ready: admin {}, xds port {}, http {}", c.text("admin.listen"), xds_port, c.text("http.listen"));
   });
+  // ---- from here on the instance takes partitions ----
+  // On a thread of its own, as the lease store's actor is: a lease must be renewed however busy everybody else is.
+  to->placement = system.spawn<caf::detached>(placement::actor, std::move(placing));
+  wired = true;
+  db->start();
+  link->on_state([&, to](bool connected) {
+    health.set("bus", connected, connected ? "" : "not connected to NATS");
+    count.set("warren_bus_connected", connected ? 1 : 0);
+    caf::anon_send(to->placement, bus_state{connected});
+    caf::anon_send(to->replica, bus_state{connected});
+  });
+
+  if (!c.text("nats.system_user").empty()) {
+    auto options = bus_options(c, "system_", "warrend-watch/" + name);
+    options.bulk_connection = false;
+    disconnects = std::make_unique<bus::disconnect_watch>(
+        options,
+        [to, partitions](std::string_view project, std::string_view kind, std::string_view agent) {
+          if (kind != bus::kind_connector) return;
+          caf::anon_send(to->placement, to_partition{partition_of(project, partitions),
+                                                     agent_disconnected{std::string{project}, std::string{agent}}});
+        },
+        [to](std::string_view connection) {
+          if (const auto peer = bus::parse_instance_connection_name(connection))
+            caf::anon_send(to->placement, peer_disconnected{*peer});
+        },
+        &count);
+  }
+
   spdlog::info("instance {} ({}) has started with {} partitions", name, me, partitions);
 
   // An instance whose placement is stuck neither takes nor gives partitions: better that it starts anew.
@@ -515,23 +557,8 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   drain_all();
   alive.stop();
   view.unsubscribe(watch_warmth);
-  admin_server->shutdown(millis{2000});
-  hook_http.reset();
-  http.reset();
-  if (disconnects) disconnects->close();
-  leases->stop();
-  db->stop();
-  for (const auto& a : {caf::actor_cast<caf::actor>(to->placement), caf::actor_cast<caf::actor>(to->replica),
-                        caf::actor_cast<caf::actor>(silence_handle), caf::actor_cast<caf::actor>(store_handle),
-                        caf::actor_cast<caf::actor>(lease_handle), caf::actor_cast<caf::actor>(dialer_handle),
-                        caf::actor_cast<caf::actor>(bus_handle)})
-    caf::anon_send_exit(a, caf::exit_reason::kill);
-  link->flush(millis{200});
-  link->close();
-  spdlog::info("stopped");
-  spdlog::shutdown();
-  std::fflush(nullptr);
-  _exit(stepping_down ? 1 : 0);  // nothing of value is left; CAF would wait for timers that nobody needs
+  leave(stepping_down ? 1 : 0);
+  return 1;  // not reached
 }
 
 }  // namespace warren

@@ -8,6 +8,7 @@
 
 #include <unistd.h>
 
+#include "actors/core/listen.hpp"
 #include "services/warrend/config.hpp"
 
 using namespace warren;
@@ -114,6 +115,58 @@ TEST_CASE("what is wrong is named with file and line, and nothing wrong is taken
   CHECK(environment.config.number("threads") == 2);
   CHECK(load("", {}, {{"thread", "1"}}).errors == errors{"flag --thread: unknown key thread"});
   CHECK(load("", {}, {{"threads", "99999999999999999999"}}).errors == errors{"flag --threads: threads is not a number"});
+}
+
+TEST_CASE("an address to listen on is an address, and plaintext stays on this machine") {
+  struct row { const char* key; const char* text; const char* wrong; };
+  const std::string local = "must be on loopback or a unix socket: beyond it the admin API needs TLS, which it does not have yet";
+  const std::string hook = "must be on loopback or a unix socket: beyond it the hook needs hook.tls_certificate, hook.tls_key and hook.tls_client_ca";
+  const std::vector<row> table{
+      {"admin.listen", "0.0.0.0:7443", local.c_str()},
+      {"admin.listen", "10.0.0.1:7443", local.c_str()},
+      {"admin.listen", "[::]:7443", local.c_str()},
+      {"admin.listen", "127.example.org:7443", local.c_str()},
+      {"admin.listen", "", "is not ip:port or unix:/path"},
+      {"admin.listen", "7443", "is not ip:port or unix:/path"},
+      {"admin.listen", ":7443", "is not ip:port or unix:/path"},
+      {"admin.listen", "127.0.0.1:", "is not ip:port or unix:/path"},
+      {"admin.listen", "127.0.0.1:65536", "is not ip:port or unix:/path"},
+      {"admin.listen", "127.0.0.1:-1", "is not ip:port or unix:/path"},
+      {"admin.listen", "127.0.0.1:7443x", "is not ip:port or unix:/path"},
+      {"admin.listen", "::1:7443", "is not ip:port or unix:/path"},
+      {"admin.listen", "[::1:7443", "is not ip:port or unix:/path"},
+      {"admin.listen", "[127.0.0.1]:7443", "is not ip:port or unix:/path"},
+      {"admin.listen", "unix:", "is not ip:port or unix:/path"},
+      {"xds.listen", "gateways", "is not ip:port or unix:/path"},
+      {"http.listen", "unix:/tmp/x", "is not ip:port"},
+      {"http.listen", "localhost:1", "is not ip:port"},
+      {"http.listen", "", "is not ip:port"},
+      {"hook.http_listen", "localhost:1", "is not ip:port"},
+      {"hook.listen", "0.0.0.0:1", hook.c_str()},
+      {"hook.tls_key", "/some/key", nullptr},
+      {"admin.listen", "127.8.0.1:0", ""},
+      {"admin.listen", "localhost:7443", ""},
+      {"admin.listen", "[::1]:7443", ""},
+      {"admin.listen", "unix:/run/warren/admin", ""},
+      {"xds.listen", "0.0.0.0:7444", ""},
+      {"http.listen", "[::]:7445", ""},
+      {"hook.listen", "", ""},
+      {"hook.listen", "127.0.0.1:1", ""},
+  };
+  for (const auto& r : table) {
+    INFO(r.key << " = " << r.text);
+    const auto wrong = load("", {}, {{r.key, r.text}}).errors;
+    const auto flag = "flag " + config::flag_name(r.key) + ": " + r.key + " ";
+    if (r.wrong == nullptr)
+      CHECK(wrong == errors{"default: hook.tls_certificate goes with hook.tls_key and hook.tls_client_ca: all three, or none"});
+    else if (*r.wrong == '\0')
+      CHECK(wrong.empty());
+    else
+      CHECK(wrong == errors{flag + r.wrong});
+  }
+  CHECK(load("", {}, {{"hook.listen", "0.0.0.0:1"}, {"hook.tls_certificate", "c"}, {"hook.tls_key", "k"}, {"hook.tls_client_ca", "a"}})
+            .errors.empty());
+  CHECK_FALSE(parse_listen(std::string_view{"127.0.0.1\0:1", 12}));
 }
 
 TEST_CASE("secrets are never printed, however they are spelled") {
