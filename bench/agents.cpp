@@ -2,6 +2,7 @@
 #include "bench/agents.hpp"
 
 #include <atomic>
+#include <future>
 #include <optional>
 #include <random>
 #include <thread>
@@ -73,6 +74,7 @@ private:
 }  // namespace
 
 struct simulated_agents::impl {
+  struct caller;
   struct one {
     one(impl& owner, std::string of, std::string called, std::string uid, int partition, key_pair k, busv1::Addressing at)
         : project{std::move(of)}, name{std::move(called)}, key{std::move(k)}, timer{owner.io},
@@ -92,6 +94,9 @@ struct simulated_agents::impl {
     agent::session_sources sources;
     busv1::Addressing addressing;
     std::optional<agent::session> session;
+    bool mute = false;
+    std::vector<std::weak_ptr<caller>> guests;  ///< who came in to it; they go when it stops
+    clock::time_point heartbeat_at, heartbeat_before;  ///< the last two that were sent
     int life = 0;  ///< counts starts: answers to an earlier one's requests are nobody's
     std::string hello, heartbeat, event;
     bool established = false;
@@ -120,8 +125,7 @@ struct simulated_agents::impl {
         tell_connected();
       });
     });
-    address = fmt::format("127.0.0.1:{}", door.local_endpoint().port());
-    answer_dials();
+    for (auto* d : {&front, &back}) answer_dials(*d);
     thread = std::thread{[this] { io.run(); }};
   }
 
@@ -140,6 +144,7 @@ struct simulated_agents::impl {
 
   void add(std::unique_ptr<one> fresh) {
     auto& a = *fresh;
+    by_key[a.key.public_hex] = &a;
     agents[a.project + "/" + a.name] = std::move(fresh);
     carry_out(a, a.session->connected(now_is(), connected && are_reachable));
   }
@@ -178,6 +183,8 @@ struct simulated_agents::impl {
                   });
   }
   void perform(one& a, const agent::send_heartbeat& what) {
+    if (a.mute) return;
+    a.heartbeat_before = std::exchange(a.heartbeat_at, clock::now());
     ++heartbeats;
     nats->publish(a.heartbeat, what.payload);
   }
@@ -196,6 +203,7 @@ struct simulated_agents::impl {
     if (changed) asio::post(io, [this, &a] { carry_out(a, a.session->targets_changed(now_is())); });
   }
   void perform(one& a, const agent::end_agent& end) {
+    if (end.clean) return;
     std::fprintf(stderr, "the agent %s ended: %s\n", a.name.c_str(), end.why.c_str());
   }
   void perform(one&, const agent::say&) {}
@@ -212,32 +220,102 @@ struct simulated_agents::impl {
     });
   }
 
-  struct caller {
-    explicit caller(tcp::socket s) : socket{std::move(s)} {}
-    tcp::socket socket;
-    std::string head;
+  /// Where dials are answered and gateways come in.
+  struct door {
+    door(asio::io_context& io, const char* called) : name{called}, acceptor{io, tcp::endpoint{asio::ip::address_v4::loopback(), 0}} {}
+    const char* name;
+    tcp::acceptor acceptor;
+    std::string address() const { return fmt::format("127.0.0.1:{}", acceptor.local_endpoint().port()); }
   };
-  void answer_dials() {
-    door.async_accept([this](boost::system::error_code ec, tcp::socket socket) {
-      if (ec) return;
-      auto c = std::make_shared<caller>(std::move(socket));
-      asio::async_read_until(c->socket, asio::dynamic_buffer(c->head, 8 * 1024), "\r\n\r\n", [this, c](boost::system::error_code e, std::size_t) {
-        if (e) return;
-        if (!are_reachable) {
-          held_callers.push_back(c);
-          return;
-        }
-        ++dials;
-        static const std::string answer = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
-        asio::async_write(c->socket, asio::buffer(answer), [c](boost::system::error_code, std::size_t) {});
+  struct caller : std::enable_shared_from_this<caller> {
+    caller(impl& i, const door& at, tcp::socket s) : owner{i}, through{at}, socket{std::move(s)} {}
+    impl& owner;
+    const door& through;
+    tcp::socket socket;
+    std::string buffer, head, out;
+
+    /// One head after the other, with whatever bodies they announce left out: visitors here only GET.
+    void next() {
+      asio::async_read_until(socket, asio::dynamic_buffer(buffer, 64 * 1024), "\r\n\r\n",
+                             [self = shared_from_this()](boost::system::error_code e, std::size_t size) {
+                               if (e) return;
+                               self->head = self->buffer.substr(0, size);
+                               self->buffer.erase(0, size);
+                               self->answer();
+                             });
+    }
+    void answer() {
+      if (head.starts_with("OPTIONS ")) {
+        if (!owner.are_reachable) return owner.held_callers.push_back(shared_from_this());
+        ++owner.dials;
+        return write("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n", false);
+      }
+      if (head.starts_with("CONNECT ")) {
+        auto* host = owner.find_by_key(header("x-warren-endpoint-id"));
+        if (host == nullptr || host->session->where() == agent::phase::ended) return;  // nobody is at home: closed
+        std::erase_if(host->guests, [](const auto& g) { return g.expired(); });
+        host->guests.push_back(weak_from_this());
+        return write("HTTP/1.1 200 OK\r\n\r\n", true);
+      }
+      ++owner.visits;
+      write(fmt::format("HTTP/1.1 200 OK\r\nx-door: {}\r\ncontent-length: 3\r\n\r\nok\n", through.name), true);
+    }
+    std::string_view header(std::string_view name) const {
+      const auto at = head.find(name);
+      if (at == std::string::npos) return {};
+      const auto begin = at + name.size() + 2;
+      return std::string_view{head}.substr(begin, head.find('\r', begin) - begin);
+    }
+    void write(std::string text, bool more) {
+      out = std::move(text);
+      asio::async_write(socket, asio::buffer(out), [self = shared_from_this(), more](boost::system::error_code e, std::size_t) {
+        if (!e && more) self->next();
       });
-      answer_dials();
+    }
+  };
+  void answer_dials(door& d) {
+    d.acceptor.async_accept([this, &d](boost::system::error_code ec, tcp::socket socket) {
+      if (ec) return;
+      socket.set_option(tcp::no_delay{true});
+      std::make_shared<caller>(*this, d, std::move(socket))->next();
+      answer_dials(d);
     });
   }
 
+  one* find_by_key(std::string_view key) {
+    const auto it = by_key.find(std::string{key});
+    return it == by_key.end() ? nullptr : it->second;
+  }
+  void end(one& a) {
+    carry_out(a, a.session->stop(now_is()));
+    for (const auto& g : std::exchange(a.guests, {}))
+      if (const auto open = g.lock()) {
+        boost::system::error_code ignored;
+        open->socket.close(ignored);
+      }
+  }
+
+  /// Does it on the loop for each of them, in one go.
+  clock::time_point each(const std::vector<std::string>& which, const std::function<void(one&)>& what) {
+    std::promise<clock::time_point> done;
+    asio::post(io, [&] {
+      const auto begun = clock::now();
+      for (const auto& name : which)
+        if (const auto it = agents.find(name); it != agents.end()) what(*it->second);
+      done.set_value(begun);
+    });
+    return done.get_future().get();
+  }
+  std::optional<clock::time_point> heartbeat_of(const std::string& which, const std::function<clock::time_point(const one&)>& pick) {
+    std::optional<clock::time_point> out;
+    each({which}, [&](one& a) {
+      if (const auto at = pick(a); at != clock::time_point{}) out = at;
+    });
+    return out;
+  }
+
   asio::io_context io{1};
-  tcp::acceptor door{io, tcp::endpoint{asio::ip::address_v4::loopback(), 0}};
-  std::string address;
+  door front{io, "front"}, back{io, "back"};
   std::mt19937_64 random{std::random_device{}()};
   std::shared_ptr<bus::connection> nats;
   bus::subscription commands;
@@ -245,28 +323,30 @@ struct simulated_agents::impl {
   bool are_reachable = true;
   std::vector<std::shared_ptr<caller>> held_callers;  ///< who dialled while nobody was reachable
   std::unordered_map<std::string, std::unique_ptr<one>> agents;  // of the loop
+  std::unordered_map<std::string, one*> by_key;
   std::atomic<std::size_t> count{0};
   std::atomic<std::int64_t> established{0}, sessions{0};
-  std::atomic<std::uint64_t> heartbeats{0}, hellos{0}, dials{0};
+  std::atomic<std::uint64_t> heartbeats{0}, hellos{0}, dials{0}, visits{0};
   std::thread thread;
 };
 
 simulated_agents::simulated_agents(agents_options options) : impl_{std::make_unique<impl>(std::move(options))} {}
 simulated_agents::~simulated_agents() = default;
 
-void simulated_agents::add(const api& server, const std::string& project, const std::string& name) {
+void simulated_agents::add(const api& server, const std::string& project, const std::string& name, std::chrono::seconds lease) {
   key_pair key;
   adminv1::EnrolConnectorRequest q;
   q.set_parent("projects/" + project);
   q.set_connector_id(name);
   q.set_public_key(key.public_hex);
   q.mutable_connector()->set_connector_class("local");
+  if (lease.count() > 0) q.mutable_connector()->mutable_lease_duration()->set_seconds(lease.count());
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds{30});
   adminv1::EnrolConnectorResponse answer;
   must(server.connectors->EnrolConnector(&context, q, &answer), "enrolling " + project + "/" + name);
   busv1::Addressing at;
-  at.add_addresses(impl_->address);
+  at.add_addresses(impl_->front.address());
   ++impl_->count;
   asio::post(impl_->io, [i = impl_.get(), project, name, uid = answer.enrolment().uid(),
                          partition = answer.enrolment().partition(), key, at] {
@@ -287,6 +367,33 @@ void simulated_agents::start_again() {
     for (auto& [name, a] : i->agents) i->start_again(*a);
   });
 }
+
+clock::time_point simulated_agents::stop(const std::vector<std::string>& which) {
+  return impl_->each(which, [this](impl::one& a) { impl_->end(a); });
+}
+clock::time_point simulated_agents::start(const std::vector<std::string>& which) {
+  return impl_->each(which, [this](impl::one& a) { impl_->start_again(a); });
+}
+clock::time_point simulated_agents::mute(const std::vector<std::string>& which, bool are) {
+  return impl_->each(which, [are](impl::one& a) { a.mute = are; });
+}
+clock::time_point simulated_agents::move(const std::vector<std::string>& which) {
+  return impl_->each(which, [this](impl::one& a) {
+    const auto now = a.addressing.addresses(0);
+    const auto front = impl_->front.address(), back = impl_->back.address();
+    a.addressing.set_addresses(0, now == front ? back : front);
+    impl_->carry_out(a, a.session->addressing_is(now_is(), a.addressing));
+  });
+}
+std::optional<clock::time_point> simulated_agents::first_heartbeat(const std::string& which, clock::time_point since) const {
+  return impl_->heartbeat_of(which, [since](const impl::one& a) {
+    return a.heartbeat_before >= since ? a.heartbeat_before : a.heartbeat_at >= since ? a.heartbeat_at : clock::time_point{};
+  });
+}
+std::optional<clock::time_point> simulated_agents::last_heartbeat(const std::string& which) const {
+  return impl_->heartbeat_of(which, [](const impl::one& a) { return a.heartbeat_at; });
+}
+std::uint64_t simulated_agents::visits() const { return impl_->visits; }
 
 bool simulated_agents::await_sessions(milliseconds timeout) const {
   return stack::poll_until([this] { return established() == impl_->count; }, timeout);
