@@ -214,9 +214,12 @@ void set_retries(route::RetryPolicy* retry) {
   auto* predicate = retry->add_retry_host_predicate();
   predicate->set_name("envoy.retry_host_predicates.previous_hosts");
   pack(ext::retry::host::previous_hosts::v3::PreviousHostsPredicate{}, predicate->mutable_typed_config());
-  auto* method = retry->add_retriable_request_headers();
-  method->set_name(":method");
-  method->mutable_string_match()->mutable_safe_regex()->set_regex("GET|HEAD|OPTIONS");
+  // Any of them; one regular expression would be compiled for each route configuration.
+  for (const auto* method : {"GET", "HEAD", "OPTIONS"}) {
+    auto* header = retry->add_retriable_request_headers();
+    header->set_name(":method");
+    header->mutable_string_match()->set_exact(method);
+  }
 }
 
 }  // namespace
@@ -285,7 +288,7 @@ resource_ptr compile_scope(const v1::HostnameClaimRow& claim) {
 }
 
 resource_ptr compile_cluster(const v1::ConnectorRow& row) {
-  if (!row.online() || row.has_delete_time() || !row.addressing_error().empty()) return nullptr;
+  if (row.has_delete_time() || !row.addressing_error().empty()) return nullptr;
   if (!is_label(row.project()) || !is_label(row.name()) || !is_key(row.public_key())) return nullptr;
   if (static_cast<std::size_t>(row.addresses_size()) > limits::addresses_max) return nullptr;
   const std::set<std::string> addresses{row.addresses().begin(), row.addresses().end()};

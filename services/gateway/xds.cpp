@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <set>
 #include <thread>
 
 #include <grpcpp/grpcpp.h>
@@ -21,6 +22,7 @@ namespace warren::gateway {
 namespace {
 
 constexpr auto tick_every = std::chrono::milliseconds{100};
+constexpr std::int64_t reports_apart_ms = 10;  // of one gateway and partition: each is three messages, and conditions derived anew
 constexpr auto number_again_after = std::chrono::milliseconds{200};
 constexpr int reported_refusals_max = 1000;  // in one report: below half a MiB
 constexpr std::size_t shown_bytes_max = 256;  // of what a node says about itself
@@ -101,7 +103,8 @@ struct gateway_server::impl {
   void check_other_instances();
   void pump(connected& c);
   void report(connected& c, partition_id p, stream_state state);
-  void report_touched(connected& c);
+  /// Returns when something is left to report at the latest.
+  std::optional<std::int64_t> report_owed();
   void tick();
   gateway_status describe(const connected& c) const;
 
@@ -145,9 +148,11 @@ public:
     incoming_ = std::make_shared<discovery::DeltaDiscoveryRequest>();
     StartRead(incoming_.get());
   }
-  void write(discovery::DeltaDiscoveryResponse r) {
+  void write(discovery::DeltaDiscoveryResponse r, bool more_follows) {
     outgoing_ = std::move(r);
-    StartWrite(&outgoing_);
+    grpc::WriteOptions how;
+    if (more_follows) how.set_buffer_hint();
+    StartWrite(&outgoing_, how);
   }
   void finish(const grpc::Status& status) { Finish(status); }
 
@@ -191,6 +196,9 @@ struct gateway_server::impl::connected {
   std::shared_ptr<discovery::DeltaDiscoveryRequest> held;  ///< its first request, until the view is warm
   std::unique_ptr<session> talk;
   bool writing = false;
+  std::optional<discovery::DeltaDiscoveryResponse> next;  ///< so that the one before it says whether more follows
+  std::set<partition_id> owed;                   ///< to be reported when this round of events is over
+  std::map<partition_id, std::int64_t> reported_at_ms;
   stream_state shown_state = stream_state::connecting;
   std::int64_t since_ms = wall_ms();
   std::int64_t leaves_at_ms = 0;                 ///< 0: stays
@@ -257,14 +265,19 @@ void gateway_server::impl::written(std::uint64_t id) {
 
 void gateway_server::impl::run() {
   auto next_tick = std::chrono::steady_clock::now();
+  auto next_wake = next_tick;
   while (true) {
-    auto events = queue.take(next_tick);
+    auto events = queue.take(next_wake);
     for (auto& e : events) e();
     if (stopping && streams.empty()) return;
     if (std::chrono::steady_clock::now() >= next_tick) {
       tick();
       next_tick = std::chrono::steady_clock::now() + tick_every;
     }
+    // Once for all events: under a burst many acknowledgements arrive in one round.
+    next_wake = next_tick;
+    if (const auto owed_at = report_owed())
+      next_wake = std::min(next_wake, std::chrono::steady_clock::time_point{std::chrono::milliseconds{*owed_at}});
   }
 }
 
@@ -342,20 +355,21 @@ void gateway_server::impl::on_request(connected& c, const discovery::DeltaDiscov
   }
   c.wire->read();
   pump(c);
-  report_touched(c);
 }
 
-/// Keeps one response on its way; the next is made when this one has been written.
+/// Keeps one response on its way and one in hand; the next is made when the first has been written. One that another
+/// follows waits in the transport for it: each tunnel has a response of its own, but not a packet.
 void gateway_server::impl::pump(connected& c) {
   if (c.writing || !c.talk) return;
-  auto response = c.talk->poll(steady_ms());
+  auto response = c.next ? std::exchange(c.next, std::nullopt) : c.talk->poll(steady_ms());
   if (!response) return;
+  c.next = c.talk->poll(steady_ms());
   c.writing = true;
   if (const auto k = kind_from(response->type_url())) {
     count.add("warren_gateway_pushes_total", short_name(*k));
     count.add("warren_gateway_push_bytes_total", short_name(*k), static_cast<double>(response->ByteSizeLong()));
   }
-  c.wire->write(std::move(*response));
+  c.wire->write(std::move(*response), c.next.has_value());
 }
 
 void gateway_server::impl::on_change(const replica::change_set& change) {
@@ -369,13 +383,7 @@ void gateway_server::impl::on_change(const replica::change_set& change) {
     if (!c->talk) continue;
     for (const auto& one : changes) c->talk->changed(one);
     pump(*c);
-    if (moved) {
-      auto touched = c->talk->take_touched();
-      touched.insert(change.partition);
-      for (auto p : touched) report(*c, p, c->talk->state());
-    } else {
-      report_touched(*c);
-    }
+    if (moved) c->owed.insert(change.partition);
   }
 }
 
@@ -466,13 +474,30 @@ void gateway_server::impl::report(connected& c, partition_id p, stream_state sta
   config.on_ack(out);
 }
 
-void gateway_server::impl::report_touched(connected& c) {
-  if (c.talk->state() != c.shown_state) {
-    c.shown_state = c.talk->state();
-    c.since_ms = wall_ms();
-    spdlog::info("gateway {} is {}", shown(c.gateway), to_string(c.shown_state));
+std::optional<std::int64_t> gateway_server::impl::report_owed() {
+  std::optional<std::int64_t> next;
+  const auto now = steady_ms();
+  for (auto& [id, c] : streams) {
+    if (!c->talk) continue;
+    const bool news = c->talk->state() != c->shown_state;
+    if (news) {
+      c->shown_state = c->talk->state();
+      c->since_ms = wall_ms();
+      spdlog::info("gateway {} is {}", shown(c->gateway), to_string(c->shown_state));
+    }
+    c->owed.merge(c->talk->take_touched());
+    std::erase_if(c->owed, [&, &of = *c](partition_id p) {
+      auto& last = of.reported_at_ms[p];
+      if (!news && now < last + reports_apart_ms) {
+        next = std::min(next.value_or(last + reports_apart_ms), last + reports_apart_ms);
+        return false;
+      }
+      last = now;
+      report(of, p, of.talk->state());
+      return true;
+    });
   }
-  for (auto p : c.talk->take_touched()) report(c, p, c.talk->state());
+  return next;
 }
 
 void gateway_server::impl::tick() {
@@ -484,7 +509,6 @@ void gateway_server::impl::tick() {
     if (c->leaves_at_ms != 0 && now >= c->leaves_at_ms) leaving.push_back(c.get());
     if (!c->talk) continue;
     c->talk->tick(now);
-    report_touched(*c);
     ++by_state.at(static_cast<std::size_t>(c->talk->state()));
   }
   for (auto* c : leaving) finish(*c, {grpc::StatusCode::UNAVAILABLE, "this instance is going away"}, true);

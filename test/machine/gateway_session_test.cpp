@@ -72,6 +72,11 @@ struct fixture {
     change.routes.insert({"p", name});
     change.hostnames.insert(name + ".example");
   }
+  void remove_connector(const std::string& name) {
+    t.connectors.erase({"p", name});
+    change.connectors.insert({"p", name});
+    for (const auto& tunnel : t.tunnels_by_connector[{"p", name}]) change.routes.insert({"p", tunnel});
+  }
   void put_connector(const std::string& name, bool online = true, int addressing = 1) {
     auto row = std::make_shared<v1::ConnectorRow>();
     row->set_project("p");
@@ -188,7 +193,6 @@ TEST_CASE("a new tunnel is acknowledged when its route is, not when its scope is
 TEST_CASE("clusters go before routes, and leave after them") {
   fixture f;
   f.put_tunnel("t");
-  f.put_connector("c", false);
   f.commit();
   f.start();
   f.put_connector("c", true);
@@ -196,9 +200,25 @@ TEST_CASE("clusters go before routes, and leave after them") {
   CHECK(f.say() == lines{"cds +connector/p/c", "rds +tunnel/p/t"});
   f.connect();
   f.start();
-  f.put_connector("c", false);
+  f.remove_connector("c");
   f.commit();
   CHECK(f.say() == lines{"rds +tunnel/p/t", "cds -connector/p/c"});
+}
+
+TEST_CASE("a connector that goes and comes costs one route each time, and its cluster stays") {
+  fixture f;
+  f.put_tunnel("t");
+  f.put_connector("c");
+  f.commit();
+  f.start();
+  for (const bool online : {false, true, false}) {
+    f.put_connector("c", online);
+    const auto r = f.commit();
+    std::vector<gateway::discovery::DeltaDiscoveryResponse> sent;
+    CHECK(f.say(&sent) == lines{"rds +tunnel/p/t"});
+    f.ack(sent[0]);
+    CHECK(f.talk->acknowledged(0) == r);
+  }
 }
 
 TEST_CASE("revisions that push nothing are acknowledged at once") {
