@@ -1,6 +1,7 @@
 // services/hook/truth.cpp -- rows in, what visitors of a tunnel meet out, for the extension hook. Pure.
 #include "services/hook/truth.hpp"
 
+#include <optional>
 #include <stdexcept>
 
 #include "services/gateway/endpoint.hpp"
@@ -35,7 +36,9 @@ truth_ptr truth_of(const replica::tables& t, const std::string& project, const s
   const auto* row = t.tunnel(project, tunnel);
   if (row == nullptr) return nullptr;
   const auto derived = t.derived.find({project, tunnel});
-  const auto plan = derived != t.derived.end() ? derived->second.plan : t.plan(*row);
+  std::optional<tunnel::route_plan> fresh;  // the replica has derived it already, as a rule: no copy
+  if (derived == t.derived.end()) fresh = t.plan(*row);
+  const auto& plan = fresh ? *fresh : derived->second.plan;
   auto out = std::make_shared<tunnel_truth>();
   for (const auto& p : plan.rules) {
     rule_truth rule{.index = p.index, .reason = std::string{tunnel::reason_of(p.what)}};
