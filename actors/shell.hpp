@@ -93,6 +93,7 @@ template <class Traits> struct shell_state {
   std::int64_t idle_since_ms = 0;   ///< nothing owed since then; 0: busy
   std::int64_t conflict_since_ms = 0;  ///< the first conflict of the save that is being tried again; 0: none
   bool gone = false;                ///< there is no such entity, and it owes nothing
+  bool presumed_absent = false;     ///< nobody has looked for a row: an insert that succeeds proves it, anything else is looked up
   record_track track;
 };
 
@@ -109,6 +110,7 @@ template <class Self> moment now_of(Self* self) {
 }
 
 template <class Traits, class Self> void handle(Self* self, typename Traits::event event);
+template <class Traits, class Self> void reload(Self* self, bool conflict, bool rival);
 
 inline void reply_to(auto& state, std::uint64_t ticket, v1::Reply reply) {
   auto asker = state.askers.find(ticket);
@@ -223,12 +225,15 @@ void finish(Self* self, typename Traits::transition t, const saved* written) {
     }
     reply_to(s, a.ticket, std::move(a.reply));
   }
+  if (written == nullptr && s.presumed_absent) return reload<Traits>(self, false, false);
+  s.presumed_absent = false;
   if (t.gone) return;
   if (written != nullptr) handle<Traits>(self, Traits::on_saved(written->revision));
 }
 
 template <class Traits, class Self> void reload(Self* self, bool conflict, bool rival) {
   auto& s = self->state;
+  s.presumed_absent = false;
   load_entity ask{Traits::kind(s.machine), s.project, s.name, s.ctx.id, s.ctx.epoch};
   self->request(s.ctx.store, caf::infinite, std::move(ask))
       .await(
@@ -331,6 +336,13 @@ caf::typed_response_promise<v1::Reply> ask(Self* self, v1::Command command) {
   event.set_ticket(ticket);
   handle<Traits>(self, std::move(event));
   return promise;
+}
+
+/// Instead of looking for a row that a creation is about to insert: most often there is none, and when there is one
+/// the insert meets it.
+template <class Traits, class Self> void presume_absent(Self* self) {
+  handle<Traits>(self, Traits::on_reloaded({}));
+  self->state.presumed_absent = true;
 }
 
 /// The armed wake has fired, or one that was overtaken.

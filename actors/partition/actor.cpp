@@ -52,10 +52,10 @@ entity_context context_for_entity(self_ptr self) {
 }
 
 tunnel_actor find_tunnel(self_ptr self, const std::string& project, const std::string& name,
-                         bool preloaded = false) {
+                         tunnel::first_look look = tunnel::first_look::read) {
   auto& handle = self->state.tunnels[{project, name}];
   if (!handle)
-    handle = self->spawn<caf::monitored>(tunnel::actor, context_for_entity(self), project, name, preloaded);
+    handle = self->spawn<caf::monitored>(tunnel::actor, context_for_entity(self), project, name, look);
   return handle;
 }
 
@@ -187,7 +187,9 @@ void dispatch(self_ptr self, const bus_message& m) {
   if (!ours(self, command->project()))
     return answer(self, m.reply_to, failure(errc::not_owner, "another partition's"));
   if (is_for_tunnel(*command))
-    ask(self, find_tunnel(self, command->project(), *name), *command, m.reply_to);
+    ask(self, find_tunnel(self, command->project(), *name,
+                          command->has_create_tunnel() ? tunnel::first_look::absent : tunnel::first_look::read),
+        *command, m.reply_to);
   else
     ask(self, find_connector(self, command->project(), *name), *command, m.reply_to);
 }
@@ -266,7 +268,7 @@ void activate(self_ptr self, std::vector<v1::Row> rows) {
   for (auto& [k, r] : connectors)
     if (!s.connectors.contains(k)) self->send(find_connector(self, k.first, k.second, true), std::move(r));
   for (auto& [k, r] : tunnels)
-    if (!s.tunnels.contains(k)) self->send(find_tunnel(self, k.first, k.second, true), std::move(r));
+    if (!s.tunnels.contains(k)) self->send(find_tunnel(self, k.first, k.second, tunnel::first_look::given), std::move(r));
 }
 
 /// Who is online is called by its own actor; the others sleep, and may be alive all the same. A few at a time:

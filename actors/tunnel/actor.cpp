@@ -4,14 +4,15 @@
 namespace warren::tunnel {
 
 tunnel_actor::behavior_type actor(tunnel_actor::stateful_pointer<actor_state> self, entity_context ctx,
-                                  std::string project, std::string name, bool preloaded) {
+                                  std::string project, std::string name, first_look look) {
   auto& s = self->state;
   s.machine = initial(ctx.id, ctx.epoch, project, name);
   s.ctx = std::move(ctx);
   shell::begin<traits>(self);
   s.project = std::move(project);
   s.name = std::move(name);
-  if (!preloaded) shell::reload<traits>(self, false, false);
+  if (look == first_look::read) shell::reload<traits>(self, false, false);
+  if (look == first_look::absent) shell::presume_absent<traits>(self);
   return {
       [self](v1::Command& command) { return shell::ask<traits>(self, std::move(command)); },
       [self](v1::AttachmentState& a) {

@@ -38,8 +38,15 @@ struct actor_state : shell_state<traits> {
   bool hears_gateways = false;  ///< what the partition was last told
 };
 
-/// Spawned by the partition. Waits for Reloaded when `preloaded`, else reads its row first.
+/// How it comes to know its row.
+enum class first_look {
+  read,    ///< reads it before anything else
+  given,   ///< waits for Reloaded, which the partition sends
+  absent,  ///< for a creation: presumes that there is none
+};
+
+/// Spawned by the partition.
 tunnel_actor::behavior_type actor(tunnel_actor::stateful_pointer<actor_state> self, entity_context ctx,
-                                  std::string project, std::string name, bool preloaded);
+                                  std::string project, std::string name, first_look look);
 
 }  // namespace warren::tunnel

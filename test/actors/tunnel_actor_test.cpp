@@ -37,12 +37,13 @@ struct tunnel_world : test::actor_fixture {
   recorded_partition partition;
   partition_actor partition_handle;
   tunnel_actor tunnel;
+  tunnel::first_look look = tunnel::first_look::read;
   std::vector<v1::Reply> replies;
   std::vector<caf::error> errors;
 
   void start() {
     if (!partition_handle) partition_handle = spawn(recorded_partition_actor, &partition);
-    tunnel = spawn(tunnel::actor, context(partition_handle), std::string{"acme"}, std::string{"web"}, false);
+    tunnel = spawn(tunnel::actor, context(partition_handle), std::string{"acme"}, std::string{"web"}, look);
   }
   void stop() {
     caf::anon_send_exit(tunnel, caf::exit_reason::kill);
@@ -226,4 +227,68 @@ TEST_CASE_METHOD(tunnel_world, "a host name that another tunnel holds is refused
   CHECK(replies[0].field() == "hostnames");
   CHECK_FALSE(db.rows.contains("tunnel/acme/web"));
   CHECK(db.audit.empty());
+}
+
+TEST_CASE_METHOD(tunnel_world, "a creation presumes that there is no row, and an insert is what tells") {
+  look = tunnel::first_look::absent;
+  SECTION("there is none: nothing is read") {
+    start();
+    ask(create());
+    REQUIRE(replies.size() == 1);
+    CHECK(replies[0].code().empty());
+    CHECK(db.loads == 0);
+    attached();
+    gateways_acknowledge(1);
+    CHECK(row().programmed_generation() == 1);
+    CHECK(db.loads == 0);
+  }
+  SECTION("there is one: it is read, and stays as it is") {
+    look = tunnel::first_look::read;
+    start();
+    ask(create());
+    stop();
+    const auto before = row();
+    look = tunnel::first_look::absent;
+    start();
+    auto another = create();
+    another.mutable_caller()->set_request_id("r2");
+    another.mutable_create_tunnel()->mutable_spec()->set_hostnames(0, "else.example.com");
+    ask(another);
+    advance(1s, 10ms);
+    REQUIRE(replies.size() == 2);
+    CHECK(replies[1].code() == "already_exists");
+    CHECK(row().SerializeAsString() == before.SerializeAsString());
+  }
+  SECTION("the insert was refused for something else: what is there is read before the next command") {
+    auto& c = *db.rows["hostname_claim/web.example.com"].mutable_hostname_claim();
+    c.set_hostname("web.example.com");
+    c.set_tunnel_uid("somebody");
+    start();
+    ask(create());
+    REQUIRE(replies.size() == 1);
+    CHECK(replies[0].code() == "already_exists");
+    CHECK(replies[0].field() == "hostnames");
+    CHECK(db.loads == 1);
+  }
+  SECTION("the database is away, and its row is read when it is back") {
+    look = tunnel::first_look::read;
+    start();
+    ask(create());
+    stop();
+    db.away = true;
+    look = tunnel::first_look::absent;
+    start();
+    auto again = create();
+    again.mutable_caller()->set_request_id("r2");
+    ask(again);
+    REQUIRE(replies.size() == 2);
+    CHECK(replies[1].code() == "unavailable");
+    db.away = false;
+    advance(5s, 100ms);
+    ask(again);
+    advance(1s, 100ms);
+    REQUIRE(replies.size() == 3);
+    CHECK(replies[2].code() == "already_exists");
+    CHECK(db.loads > 0);
+  }
 }

@@ -25,6 +25,7 @@ public:
   bool away = false;                               ///< the database is gone
   int conflicts_to_come = 0;                       ///< a rival touches the first row of each of the next saves
   int conflicts = 0;
+  mutable int loads = 0;                           ///< of one entity
   std::int64_t next_claim = 1;
 
   static std::string key_of(const v1::Row& r) {
@@ -162,6 +163,7 @@ public:
   }
 
   loaded load(const load_entity& q) const {
+    ++loads;
     loaded out;
     if (away) {
       out.error = "the database is away";
