@@ -63,7 +63,7 @@ void begin_life(state& s, const event& e, moment now) {
     begin_roll_call(s, now, static_cast<std::int64_t>(e.random() % static_cast<std::uint64_t>(ms(limits::repeat_after))));
   } else {
     const auto* ready = find_condition(s.row().conditions(), "Ready");
-    const bool told = ready != nullptr && ready->reason() == "ConnectorNotReady" && !ready->message().empty();
+    const bool told = ready != nullptr && (ready->message() == lease_expired || ready->message() == disconnected);
     s.set_silence(told ? ready->message() : std::string{lease_not_renewed});
   }
 }

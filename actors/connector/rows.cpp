@@ -75,6 +75,8 @@ void plan_row(const state& s, plan& p, moment now) {
                   "Many connectors fell silent at once; silence does not count until it is clear why.", row.generation(), now.wall_ms);
   else if (online)
     set_condition(conditions, "Ready", status_true, "ConnectorReady", ready_message, row.generation(), now.wall_ms);
+  else if (const auto* refused = find_condition(conditions, "Accepted"); refused != nullptr && refused->reason() == "ConnectorClassNotFound")
+    set_condition(conditions, "Ready", status_false, "ConnectorNotReady", std::string{refused->message()}, row.generation(), now.wall_ms);
   else if (!row.addressing_error().empty())
     set_condition(conditions, "Ready", status_false, "InvalidAddressing", row.addressing_error(), row.generation(), now.wall_ms);
   else

@@ -2,6 +2,8 @@
 // SQL, no CAF.
 #include "services/admin/services.hpp"
 
+#include <fmt/format.h>
+
 namespace warren::admin {
 
 namespace {
@@ -66,6 +68,27 @@ judgement class_in_use(const context& shared, const std::string& full_name) {
         return error_status(errc::failed_precondition,
                             "gateway " + gateway + " is of this class: delete it, or move it to another class, first");
     return std::nullopt;
+  });
+}
+
+/// The same for the agents' side. A connector that is created in the same instant names a class that is not there, as
+/// it may at any time, and says so.
+judgement connector_class_in_use(const context& shared, const std::string& full_name) {
+  const auto name = full_name.substr(full_name.find('/') + 1);
+  return by_copy(shared, [&](const replica::tables& tables) -> judgement {
+    if (!tables.connector_classes.contains(name)) return std::nullopt;
+    const corev1::ConnectorRow* first = nullptr;
+    std::size_t more = 0;
+    for (const auto& [key, row] : tables.connectors) {
+      if (row->class_() != name) continue;
+      if (first == nullptr) first = row.get();
+      else ++more;
+    }
+    if (first == nullptr) return std::nullopt;
+    return error_status(errc::failed_precondition,
+                        fmt::format("connector projects/{}/connectors/{}{} of this class: delete {}, or move {} to another class, first",
+                                    first->project(), first->name(), more == 0 ? " is" : fmt::format(" and {} more are", more),
+                                    more == 0 ? "it" : "them", more == 0 ? "it" : "them"));
   });
 }
 
@@ -135,7 +158,7 @@ unary* class_service::UpdateConnectorClass(rpc* of, const api::UpdateConnectorCl
   return change(shared_, *of, *q, shown(a));
 }
 unary* class_service::DeleteConnectorClass(rpc* of, const api::DeleteConnectorClassRequest* q, Empty*) {
-  return change(shared_, *of, *q, [](const corev1::Reply&) {});
+  return change(shared_, *of, *q, [](const corev1::Reply&) {}, [&] { return connector_class_in_use(shared_, q->name()); });
 }
 unary* class_service::GetConnectorClass(rpc* of, const api::GetConnectorClassRequest* q, api::ConnectorClass* a) {
   return get(shared_, *of, q->name(), "connectorClasses", &replica::tables::connector_classes,

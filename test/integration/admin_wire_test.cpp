@@ -490,6 +490,38 @@ TEST_CASE("a gateway is of a class that there is, and a class in use stays") {
   }
 }
 
+TEST_CASE("a connector class in use stays, and one that goes around the API is named") {
+  if (!can_run()) return;
+  installation i;
+  i.furnish();
+  i.s.must_ctl({"connector", "create", "one", "--class", "n"});
+  i.s.must_ctl({"-p", "other", "connector", "create", "two", "--class", "n"});
+  i.await_rest();
+  const auto before = i.stored();
+  api::DeleteConnectorClassRequest gone;
+  gone.set_name("connectorClasses/n");
+  auto s = send(i, gone);
+  CHECK(s.error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+  CHECK(s.error_message() == "connector projects/fields/connectors/one and 1 more are of this class: delete them, or move them to another class, first");
+  CHECK(i.stored() == before);
+  i.s.must_ctl({"connector", "delete", "one"});
+  s = send(i, gone);
+  CHECK(s.error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+  CHECK(s.error_message().starts_with("connector projects/other/connectors/two is of this class: delete it"));
+  gone.set_name("connectorClasses/unused");
+  i.s.must_ctl({"connector-class", "create", "unused"});
+  CHECK(send(i, gone).ok());
+
+  i.s.sql("DELETE FROM connector_class WHERE name = 'n'");  // a rival's word: the connector says what is missing
+  const auto ready = [&] { return i.s.ctl({"-p", "other", "connector", "get", "two", "-o", "json"}).out; };
+  CHECK(st::poll_until([&] { return ready().find("ConnectorClassNotFound") != std::string::npos; }, std::chrono::duration_cast<std::chrono::milliseconds>(patience), 100ms));
+  const auto shown = i.s.ctl({"-p", "other", "connector", "get", "two", "-o", "json"}).json();
+  CHECK(st::stack::condition(shown, "Ready") == "False");
+  CHECK(st::stack::condition_message(shown, "Ready") == "There is no connector class \"n\".");
+  i.s.must_ctl({"-p", "other", "connector", "update", "two", "--class", "default"});
+  CHECK(st::poll_until([&] { return ready().find("ConnectorClassNotFound") == std::string::npos; }, std::chrono::duration_cast<std::chrono::milliseconds>(patience), 100ms));
+}
+
 TEST_CASE("a gateway class is changed field by field, under its etag") {
   if (!can_run()) return;
   installation i;

@@ -479,9 +479,26 @@ TEST_CASE_METHOD(world, "connector: an unknown class is said so, and mended when
   class_is(false, {}, "edge");
   CHECK(find_condition(row->conditions(), "Accepted")->status() == "False");
   CHECK(find_condition(row->conditions(), "Accepted")->reason() == "ConnectorClassNotFound");
+  const auto ready = [&] { return *find_condition(row->conditions(), "Ready"); };
+  const auto without_class = [&] {
+    CHECK_FALSE(row->online());
+    CHECK(ready().status() == "False");
+    CHECK(ready().reason() == "ConnectorNotReady");
+    CHECK(ready().message() == "There is no connector class \"edge\".");
+  };
+  without_class();
   hello();
-  CHECK_FALSE(row->online());
+  without_class();
   class_is(true, {"10.0.0.0/8"}, "edge");
+  CHECK(row->online());
+  CHECK(ready().message() == connector::ready_message);
+  class_is(false, {}, "edge");  // deleted around us
+  without_class();
+  takeover();
+  without_class();
+  class_is(true, {"10.0.0.0/8"}, "edge");
+  CHECK(ready().message() == connector::lease_not_renewed);
+  heartbeat();
   CHECK(row->online());
 }
 
