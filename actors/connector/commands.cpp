@@ -37,6 +37,20 @@ v1::Reply unchanged(const state& s) {
   return r;
 }
 
+/// Of our own clock's past, on the wall's. 0 stays 0.
+std::int64_t wall_of(std::int64_t steady_ms, moment now) {
+  return steady_ms == 0 ? 0 : now.wall_ms - (now.steady_ms - steady_ms);
+}
+
+v1::Reply observed(const state& s, moment now) {
+  auto r = unchanged(s);
+  auto& o = *r.mutable_observed();
+  o.set_heard_ms(wall_of(s.heard_ms(), now));
+  o.set_listening_ms(wall_of(s.lease_from_ms(), now));
+  o.set_agent_interval_ms(s.agent_interval_ms());
+  return r;
+}
+
 std::string json_of(v1::ConnectorRow row) {
   row.clear_session_token_hash();  // the audit trail is read by people
   row.clear_version();             // what is written gets its revision from the store
@@ -197,6 +211,7 @@ std::optional<v1::Reply> do_command(transition& t, moment now) {
                     row.generation() + 1, now.wall_ms);
       return changed(std::move(row));
     }
+    case v1::Command::kObserveConnector: return exists(s) ? observed(s, now) : missing();
     default: return error_reply(errc::invalid, "command", "not a command for a connector");
   }
 }

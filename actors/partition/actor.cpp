@@ -146,6 +146,7 @@ const std::string* name_of(const v1::Command& c) {
     case v1::Command::kDeleteConnector: return &c.delete_connector().name();
     case v1::Command::kEnrolConnector: return &c.enrol_connector().name();
     case v1::Command::kRotateConnectorKey: return &c.rotate_connector_key().name();
+    case v1::Command::kObserveConnector: return &c.observe_connector().name();
     default: return nullptr;
   }
 }

@@ -1498,3 +1498,30 @@ TEST_CASE_METHOD(world, "connector: an attachment that the store refuses does no
   pass(2000);
   CHECK(attachments.contains("t2/1"));
 }
+
+TEST_CASE_METHOD(world, "connector: who asks hears when the agent was last heard, and nothing is written for it") {
+  start();
+  CHECK(command("observe_connector { name: 'home' }").code() == "not_found");
+  enrolled();
+  CHECK(command("observe_connector { name: 'home' }").observed().heard_ms() == 0);
+  hello();
+  pass(1500);
+  heartbeat();
+  pass(700);
+  forget();
+  const auto r = command("observe_connector { name: 'home' }");
+  CHECK(r.code().empty());
+  CHECK(r.row().connector().name() == "home");
+  CHECK(r.observed().heard_ms() == now.wall_ms - 700);
+  CHECK(writes.empty());
+
+  // Another owner: it has heard nothing yet, and says since when it listens.
+  s = connector::initial(3, 8, 0, 2000, "acme", "home");
+  start();
+  class_is();
+  const auto taken_over = now.wall_ms;
+  pass(400);
+  const auto after = command("observe_connector { name: 'home' }").observed();
+  CHECK(after.heard_ms() == 0);
+  CHECK(after.listening_ms() == taken_over);
+}
