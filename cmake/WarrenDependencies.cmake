@@ -13,6 +13,7 @@ find_package(tomlplusplus REQUIRED)
 
 # Debian's cnats-config.cmake names a static library that the package does not ship.
 pkg_check_modules(nats REQUIRED IMPORTED_TARGET libnats)
+pkg_check_modules(idn2 REQUIRED IMPORTED_TARGET libidn2)
 pkg_check_modules(pqxx REQUIRED IMPORTED_TARGET libpqxx)
 pkg_check_modules(systemd IMPORTED_TARGET libsystemd)
 

@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
+#include <idn2.h>
 
 #include "actors/core/limits.hpp"
 #include "actors/core/protocol.hpp"
@@ -42,6 +43,21 @@ std::vector<std::string_view> split(std::string_view text, char at) {
     if (end == std::string_view::npos) return out;
     text.remove_prefix(end + 1);
   }
+}
+
+bool has_a_label(const std::vector<std::string_view>& labels) {
+  return std::any_of(labels.begin(), labels.end(), [](std::string_view l) { return l.starts_with("xn--"); });
+}
+
+// What a browser makes of a name that somebody types: lower case, composed, A-labels; those that are there already
+// have to stand for what they would be made of.
+canonical to_a_labels(const std::string& name) {
+  std::uint8_t* out = nullptr;
+  const int error = idn2_lookup_u8(reinterpret_cast<const std::uint8_t*>(name.c_str()), &out, IDN2_NONTRANSITIONAL | IDN2_NFC_INPUT);
+  if (error != IDN2_OK) return bad(idn2_strerror(error));
+  std::string ascii{reinterpret_cast<const char*>(out)};
+  idn2_free(out);
+  return good(std::move(ascii));
 }
 
 // What resolvers and browsers take for an IPv4 address, whatever its spelling ("1.2.3.4", "127.1", "x.0x7f").
@@ -153,9 +169,16 @@ void settle_gateway_class(v1::TunnelSpec& spec, judge& j) {
 
 canonical canonical_hostname(std::string_view text) {
   if (text.empty()) return bad("must not be empty");
-  if (text.size() > limits::hostname_chars_max + 1) return bad("must have at most 253 characters");
-  if (!is_ascii(text)) return bad("has characters outside ASCII: write it with A-labels (\"xn--...\")");
+  constexpr auto utf8_bytes_max = 4;
+  const bool ascii = is_ascii(text);
+  if (text.size() > (limits::hostname_chars_max + 1) * (ascii ? 1 : utf8_bytes_max)) return bad("must have at most 253 characters");
   auto name = lower(text);
+  if (!ascii) {
+    if (!protocol::is_printable_utf8(text)) return bad("must be UTF-8 without control characters");
+    auto converted = to_a_labels(name);
+    if (!converted) return bad(fmt::format("has characters outside ASCII that no A-label can stand for: {}", converted.error));
+    name = std::move(converted.value);
+  }
   if (name.ends_with('.')) name.pop_back();
   if (name.size() > limits::hostname_chars_max) return bad("must have at most 253 characters");
   if (name.find('*') != std::string::npos) return bad("must not be a wildcard");
@@ -167,10 +190,12 @@ canonical canonical_hostname(std::string_view text) {
     if (!protocol::is_label(label)) return bad(fmt::format("has a label that is none: each {}", label_rule));
     if (label.size() >= 4 && label.substr(2, 2) == "--" && !label.starts_with("xn--"))
       return bad("has a label with '--' in third place, which is reserved (RFC 5891)");
-    if (label == "xn--") return bad("has an A-label without anything in it");
   }
   if (labels.size() < 2) return bad("must be fully qualified: two labels or more");
   if (ends_in_number(labels.back())) return bad("must be a host name, not an address");
+  if (has_a_label(labels))
+    if (const auto again = to_a_labels(name); !again || again.value != name)
+      return bad(fmt::format("has an A-label that stands for nothing: {}", again ? "it would be written " + again.value : again.error));
   return good(std::move(name));
 }
 

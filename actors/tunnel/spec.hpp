@@ -22,7 +22,8 @@ struct canonical {
 };
 
 /// A public host name: lower-case A-labels without the final dot, at least two, at most 253 characters; no
-/// wildcard, no address. Letters outside ASCII have to come as A-labels ("xn--…").
+/// wildcard, no address. Letters outside ASCII become A-labels ("xn--…": IDNA2008 after the mapping of UTS 46); an
+/// A-label that stands for none is refused.
 canonical canonical_hostname(std::string_view text);
 /// "http://host:port" or "https://host:port", always with its port; no path, query, fragment, user info.
 /// Any host that the agent can resolve is welcome, and any address.
