@@ -38,6 +38,11 @@ std::string json_of(v1::Row row) {
   return out;
 }
 
+/// What the API calls it.
+std::string resource_of(const std::string& kind, const std::string& name) {
+  return (kind == "gateway" ? "gateways/" : kind == "gateway_class" ? "gatewayClasses/" : "connectorClasses/") + name;
+}
+
 /// What a command wants: a row to be there, changed or gone.
 struct wish {
   bool create = false, update = false, erase = false;
@@ -131,7 +136,7 @@ save_request save_of(const state& s, const v1::Command& c, row_write::op what, c
   save.write = s.kind();
   save.rows.push_back({what, row, s.has_row() ? version_of(s.row()) : 0, true});
   const auto& caller = c.caller();
-  save.audit = audit_entry{"", caller.method(), s.kind() + "/" + s.name(), caller.principal(),
+  save.audit = audit_entry{"", caller.method(), resource_of(s.kind(), s.name()), caller.principal(),
                            caller.remote(), caller.request_id(), std::move(before), std::move(after)};
   if (!caller.request_id().empty())
     save.request = answered_request{"", caller.method(), caller.request_id(), caller.digest()};

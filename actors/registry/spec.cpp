@@ -76,12 +76,16 @@ std::vector<violation> canonicalise(v1::ConnectorClassSpec& spec, const std::vec
     wrong.push_back({"allowed_networks", fmt::format("must have at most {} networks", limits::class_networks_max)});
     return wrong;
   }
+  std::set<std::string> seen;
   for (int i = 0; i < given.size(); ++i) {
-    if (auto network = connector::canonical_network(given[i]))
-      spec.add_allowed_networks(std::move(*network));
+    const auto field = fmt::format("allowed_networks[{}]", i);
+    const auto network = connector::canonical_network(given[i]);
+    if (!network)
+      wrong.push_back({field, "must be a network such as 10.0.0.0/8 or fd00::/8, with all bits after the prefix zero"});
+    else if (!seen.insert(*network).second)
+      wrong.push_back({field, "is there twice"});
     else
-      wrong.push_back({fmt::format("allowed_networks[{}]", i),
-                       "must be a network such as 10.0.0.0/8 or fd00::/8, with all bits after the prefix zero"});
+      spec.add_allowed_networks(*network);
   }
   return wrong;
 }

@@ -66,15 +66,26 @@ TEST_CASE("host names are refused for the reason that is theirs") {
       {"a.0x1f", "must be a host name, not an address"},
       {"a.12", "must be a host name, not an address"},
       {"a.0x", "must be a host name, not an address"},
-      {"\xc3\xa9.fr", "has characters outside ASCII"}};
+      {"xn--a.b", "has an A-label that stands for nothing"},
+      {"xn--n3h.net", "has an A-label that stands for nothing"},              // a snowman: IDNA2008 has none
+      {"\xe2\x98\x83.net", "has characters outside ASCII that no A-label"},   // itself
+      {"-\xc3\xa9.fr", "has characters outside ASCII that no A-label"},
+      {"\xff.fr", "must be UTF-8"},
+      {"*.\xc3\xa9.fr", "must not be a wildcard"},
+      {"\xef\xbc\x91\xef\xbc\x92\xef\xbc\x97.0.0.1", "must be a host name, not an address"},  // 127 in wide digits
+      {"\xc3\xa9", "must be fully qualified: two labels or more"}};
   for (const auto& [text, why] : all) {
     CAPTURE(text);
     CHECK(tunnel::canonical_hostname(text).error.starts_with(why));
   }
-  for (const auto* good : {"a.0xg", "a.b0", "a.1b", "a.z9", "a--b.c", "xn--a.b", "AZ.az", "a.0xz"}) {
+  for (const auto* good : {"a.0xg", "a.b0", "a.1b", "a.z9", "a--b.c", "xn--9ca.b", "AZ.az", "a.0xz"}) {
     CAPTURE(good);
     CHECK(tunnel::canonical_hostname(good));
   }
+  std::string wide;  // 63 letters of two bytes each: too long as an A-label, whatever it is in letters
+  for (int i = 0; i < 63; ++i) wide += "\xc3\xa9";
+  CHECK_FALSE(tunnel::canonical_hostname(wide + ".fr"));
+  CHECK(tunnel::canonical_hostname(std::string(1'017, '\xc3')).error == "must have at most 253 characters");
   CHECK(tunnel::canonical_hostname("AZ@.b").error.starts_with("has a label"));
   CHECK(tunnel::canonical_hostname("AZ[.b").error.starts_with("must be a host name alone"));
 }
@@ -351,5 +362,8 @@ TEST_CASE("gateways and classes: defaults, edges, what is there twice") {
   n.add_allowed_networks("10.0.0.1/8");
   CHECK(fields_of(registry::canonicalise(n)) == strings{"allowed_networks[1]"});
   CHECK(n.allowed_networks(0) == "fd00::/8");
+  n.clear_allowed_networks();
+  for (const auto* twice : {"10.0.0.0/8", "FD00::/8", "10.0.0.0/8", "fd00:0::/8"}) n.add_allowed_networks(twice);
+  CHECK(fields_of(registry::canonicalise(n)) == strings{"allowed_networks[2]", "allowed_networks[3]"});
   CHECK(registry::canonicalise(n, {"other"}).empty());
 }

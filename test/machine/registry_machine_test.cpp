@@ -123,7 +123,7 @@ TEST_CASE("a creation is one row, with audit and request id") {
   CHECK(to_ms(row.created_at()) == p.now.wall_ms);
   REQUIRE(t.save->audit);
   CHECK(t.save->audit->principal == "ops");
-  CHECK(t.save->audit->resource == "gateway_class/edge");
+  CHECK(t.save->audit->resource == "gatewayClasses/edge");
   CHECK(t.save->audit->before_json.empty());
   CHECK(t.save->audit->after_json.find("\"dial_mode\":\"direct\"") != std::string::npos);
   REQUIRE(t.save->request);
