@@ -54,7 +54,7 @@ const v1::Refusal* refusal_for(const v1::GatewayState& g, const v1::TunnelRow& t
   return nullptr;
 }
 
-gateway_knowledge weigh(const status_inputs& in, const std::vector<std::string>& connectors) {
+gateway_knowledge judge(const status_inputs& in, const std::vector<std::string>& connectors) {
   if (!in.settled) return {.words = "The gateways have not been heard yet."};
   std::size_t counting = 0;
   std::vector<std::string> behind;
@@ -63,7 +63,9 @@ gateway_knowledge weigh(const status_inputs& in, const std::vector<std::string>&
     if (!g.counts()) continue;
     ++counting;
     if (const auto* r = refusal_for(g, in.tunnel, connectors); r != nullptr && refused.words.empty())
-      refused = {verdict::refused, in.routed_revision, fmt::format("Gateway {} refuses it: {}", g.gateway(), r->message())};
+      refused = {.what = verdict::refused,
+                 .revision = in.routed_revision,
+                 .words = fmt::format("Gateway {} refuses it: {}", g.gateway(), r->message())};
     if (g.acknowledged() < in.routed_revision) behind.push_back(g.gateway());
   }
   const auto stalled = stalled_words(in.gateways);
@@ -80,10 +82,21 @@ gateway_knowledge weigh(const status_inputs& in, const std::vector<std::string>&
   }
   if (!refused.words.empty()) return refused;
   if (!behind.empty())
-    return {verdict::behind, in.routed_revision,
-            fmt::format("{}/{} gateways; waiting for {}{}", counting - behind.size(), counting, join(behind), stalled)};
-  return {verdict::run, in.routed_revision,
-          fmt::format("{}/{} gateways, revision {}{}", counting, counting, in.routed_revision, stalled)};
+    return {.what = verdict::behind,
+            .revision = in.routed_revision,
+            .words = fmt::format("{}/{} gateways; waiting for {}{}", counting - behind.size(), counting, join(behind), stalled)};
+  return {.what = verdict::run,
+          .revision = in.routed_revision,
+          .words = fmt::format("{}/{} gateways, revision {}{}", counting, counting, in.routed_revision, stalled)};
+}
+
+gateway_knowledge weigh(const status_inputs& in, const std::vector<std::string>& connectors) {
+  auto out = judge(in, connectors);
+  const auto& before = in.before;
+  const bool as_before = out.what == before.what && (out.what != verdict::run || out.revision == before.revision);
+  // What is found at the first look has been so for a while, nobody here knows how long.
+  out.since_ms = as_before ? before.since_ms : before.what == verdict::unknown ? 0 : in.wall_ms;
+  return out;
 }
 
 // The connector's own words, when they are on record.
@@ -374,7 +387,8 @@ std::vector<chain_link> explain(const status_inputs& in) {
   chain.push_back(link("tunnel exists", t.has_delete_time() ? lifecycle_obstacle(t) : maybe{},
                        to_ms(t.has_delete_time() ? t.delete_time() : t.created_at()), "The tunnel exists."));
   chain.push_back(link("tunnel enabled", t.has_delete_time() ? maybe{} : lifecycle_obstacle(t),
-                       t.enabled() || !t.has_updated_at() ? 0 : to_ms(t.updated_at()), "The tunnel is switched on."));
+                       t.enabled() ? 0 : to_ms(t.has_updated_at() ? t.updated_at() : t.created_at()),
+                       "The tunnel is switched on."));
   chain.push_back(link("tunnel accepted", accepted_obstacle(t), since_of(accepted),
                        "The spec is valid and the host names are claimed.",
                        accepted != nullptr && accepted->status() == status_false
@@ -385,7 +399,9 @@ std::vector<chain_link> explain(const status_inputs& in) {
   for (const auto& name : connectors) explain_connector(in, name, chain);
   auto routed = gateways_obstacle(gateways);
   const auto* metadata = in.previous == nullptr ? nullptr : condition_of(*in.previous, "ConnectorMetadataProgrammed");
-  chain.push_back(link("gateways routed", routed, since_of(metadata), gateways.words, advice_for_gateways(in)));
+  // Routed: when they acknowledged it. Not routed: since when it is known to be so.
+  const auto since = !routed || gateways.since_ms != 0 ? gateways.since_ms : since_of(metadata);
+  chain.push_back(link("gateways routed", routed, since, gateways.words, advice_for_gateways(in)));
   return chain;
 }
 

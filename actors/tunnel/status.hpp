@@ -26,6 +26,7 @@ struct gateway_knowledge {
   verdict what = verdict::unknown;
   revision_t revision = 0;
   std::string words;  ///< for a person: "2/3 gateways; waiting for gw-b"
+  std::int64_t since_ms = 0;  ///< wall clock: this verdict on these routes since; 0: from before this instance knew
 };
 
 /// Everything that conditions follow from. References must outlive the call only.

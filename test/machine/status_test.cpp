@@ -235,3 +235,36 @@ TEST_CASE("advice follows another's words as a sentence of its own") {
   CHECK(words("connection refused").find("connection refused. Check the service") != std::string::npos);
   CHECK(words("connection refused.").find("connection refused. Check the service") != std::string::npos);
 }
+
+TEST_CASE("when the gateways came to run the routes is when they acknowledged them") {
+  world w;
+  const auto routed = [&] { return explain(w.inputs()).back(); };
+  w.step();
+  CHECK(routed().what == chain_link::state::ok);
+  CHECK(routed().since_ms == 0);  // found like this: nobody here knows since when
+  w.routed = 11;
+  w.wall = 6000;
+  w.step();
+  CHECK(routed().what == chain_link::state::missing);
+  CHECK(routed().since_ms == 6000);
+  w.gateways[0].set_acknowledged(11);
+  w.wall = 6500;
+  w.step();
+  w.wall = 9000;
+  w.step();  // nothing has happened
+  CHECK(routed().what == chain_link::state::ok);
+  CHECK(routed().since_ms == 6500);
+}
+
+TEST_CASE("a tunnel that was created switched off is so since its creation") {
+  world w;
+  w.t.set_enabled(false);
+  *w.t.mutable_created_at() = timestamp_from_ms(700);
+  w.t.clear_updated_at();
+  w.step();
+  const auto chain = explain(w.inputs());
+  const auto* off = first_missing(chain);
+  REQUIRE(off != nullptr);
+  CHECK(off->name == "tunnel enabled");
+  CHECK(off->since_ms == 700);
+}
