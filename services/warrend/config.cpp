@@ -97,8 +97,46 @@ std::string check(const setting& s, const std::string& text) {
 
 }  // namespace
 
+/// Variables beside the settings that somebody of ours reads, and what a container platform adds for a service called
+/// "warren": none of them is a setting, and none is a mistake.
+bool is_no_setting(std::string_view name) {
+  for (const std::string_view known : {"WARREN_SERVER", "WARREN_PROJECT", "WARREN_ENVOY", "WARREN_BIN_DIR", "WARREN_PRESET",
+                                       "WARREN_SEED", "WARREN_REWRITE", "WARREN_NEEDS_SERVERS", "WARREN_PORT"})
+    if (name == known) return true;
+  for (const std::string_view begin : {"WARREN_TEST_", "WARREN_FAILPOINT", "WARREN_RUN_", "WARREN_SIM_", "WARREN_MUTA",
+                                       "WARREN_SERVICE_", "WARREN_PORT_"})
+    if (name.starts_with(begin)) return true;
+  return false;
+}
+
+/// How many letters make one of the other; for names as short as those of variables.
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    auto corner = std::exchange(row[0], i);
+    for (std::size_t j = 1; j <= b.size(); ++j)
+      corner = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, corner + (a[i - 1] == b[j - 1] ? 0 : 1)}));
+  }
+  return row.back();
+}
+
 struct loader {
   loaded out;
+
+  void doubt(const std::string& variable) {
+    if (!variable.starts_with("WARREN_") || is_no_setting(variable)) return;
+    std::string nearest;
+    std::size_t best = 3;  // beyond two letters it is no slip
+    for (const auto& s : settings()) {
+      const auto name = environment_name(s.key);
+      if (name == variable) return;
+      if (variable.size() <= 64)
+        if (const auto d = distance(variable, name); d < best) best = d, nearest = name;
+    }
+    out.doubts.push_back(fmt::format("environment {}: no setting has this name{}", variable.substr(0, 64),
+                                     nearest.empty() ? "" : "; did you mean " + nearest + "?"));
+  }
 
   /// What is wrong between settings that are right by themselves.
   void check_all() {
@@ -189,6 +227,7 @@ loaded load(const std::string& file, const std::map<std::string, std::string>& e
     auto it = environment.find(environment_name(s.key));
     if (it != environment.end()) l.put(s.key, it->second, "environment " + it->first);
   }
+  for (const auto& [name, text] : environment) l.doubt(name);
   for (const auto& [key, text] : flags) l.put(key, text, "flag " + flag_name(key));
   l.check_all();
   return std::move(l.out);

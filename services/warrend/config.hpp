@@ -43,6 +43,7 @@ private:
 struct loaded {
   effective config;
   std::vector<std::string> errors;
+  std::vector<std::string> doubts;  ///< variables that look like ours and are none: `config check` fails on them
 };
 
 /// `flags`: key → text. `environment`: as of the process. `file` empty: none.

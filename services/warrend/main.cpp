@@ -32,19 +32,21 @@ struct flags {
 
   std::map<std::string, std::string> environment() const {
     std::map<std::string, std::string> out;
-    for (const auto& s : config::settings()) {
-      const auto name = config::environment_name(s.key);
-      if (const char* text = std::getenv(name.c_str())) out[name] = text;
+    for (char** each = environ; *each != nullptr; ++each) {
+      const std::string_view text{*each};
+      if (const auto equals = text.find('='); equals != std::string_view::npos && text.starts_with("WARREN_"))
+        out.emplace(text.substr(0, equals), text.substr(equals + 1));
     }
     return out;
   }
 
   /// False: what is wrong is on stderr.
-  bool load(config::effective& out) const {
+  bool load(config::effective& out, bool strict) const {
     auto loaded = config::load(file, environment(), given);
     for (const auto& e : loaded.errors) std::cerr << "warrend: " << e << '\n';
+    for (const auto& d : loaded.doubts) std::cerr << "warrend: " << (strict ? "" : "warning: ") << d << '\n';
     out = std::move(loaded.config);
-    return loaded.errors.empty();
+    return loaded.errors.empty() && (!strict || loaded.doubts.empty());
   }
 };
 
@@ -89,7 +91,7 @@ int main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   config::effective c;
-  if (!f.load(c)) return 2;
+  if (!f.load(c, check_app->parsed())) return 2;
   if (check_app->parsed()) {
     std::cout << "the configuration is fine\n";
     return 0;

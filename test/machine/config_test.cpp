@@ -203,3 +203,21 @@ TEST_CASE("secrets are never printed, however they are spelled") {
   for (const auto& e : load("", {{"WARREN_THREADS", secret}}, {{"nats.password", std::string(5000, 'x') + secret}}).errors)
     CHECK(e.find(secret) == std::string::npos);
 }
+
+TEST_CASE("a variable that looks like ours and is none is told, with the one that was meant") {
+  CHECK(load("", {{"WARREN_NATS_URL", "nats://a:1"}}, {}).doubts ==
+        errors{"environment WARREN_NATS_URL: no setting has this name; did you mean WARREN_NATS_URLS?"});
+  CHECK(load("", {{"WARREN_NATS_URL", "nats://a:1"}}, {}).errors.empty());  // what runs goes on running
+  CHECK(load("", {{"WARREN_SOMETHING", "x"}}, {}).doubts == errors{"environment WARREN_SOMETHING: no setting has this name"});
+  CHECK(load("", {{"WARREN_" + std::string(500, 'X'), ""}}, {}).doubts.at(0).size() < 200);
+  CHECK(load("",
+             {{"HOME", "/"},
+              {"WARREN_THREADS", "2"},
+              {"WARREN_FAILPOINT", "after_commit"},
+              {"WARREN_TEST_PG", "x"},
+              {"WARREN_SERVER", "127.0.0.1:7443"},
+              {"WARREN_PORT_7443_TCP_ADDR", "10.0.0.1"},
+              {"WARREN_SERVICE_HOST", "10.0.0.1"}},
+             {})
+            .doubts.empty());
+}
