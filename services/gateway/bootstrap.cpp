@@ -41,15 +41,13 @@ stats_config:
       - prefix: "http.visitors.no_route"
       - prefix: "http.visitors.tracing"
       - prefix: "cluster.warren-ads."
-      - prefix: "cluster.agents-by-metadata."
-      - prefix: "cluster_manager."
+{stats_of_dialling}      - prefix: "cluster_manager."
       - prefix: "listener_manager."
       - prefix: "control_plane."
       - prefix: "server."
-      - prefix: "tcp.connector-direct."
 
 bootstrap_extensions:
-# Connectors are dialled through a listener inside Envoy (connector-direct), which needs this.
+# Connectors are dialled through a listener inside Envoy ({listener}), which needs this.
 - name: envoy.bootstrap.internal_listener
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener
@@ -71,8 +69,8 @@ dynamic_resources:
   lds_config: {{ads: {{}}, resource_api_version: V3}}
 
 static_resources:
-  clusters:
-  # Where the control plane is.
+{tunnel_listener}  clusters:
+{tunnel_gateway}  # Where the control plane is.
   - name: warren-ads
     type: {type}
     # Of a name, all addresses: one instance behind it may listen on IPv4 only, another on IPv6.
@@ -96,10 +94,42 @@ admin:
   address: {{socket_address: {{address: "{admin_host}", port_value: {admin_port}}}}}
 )yaml";
 
+// Dial mode `tunnel-listener`. Where the tunnel gateway is only the operator knows.
+constexpr std::string_view tunnel_listener_text = R"yaml(  listeners:
+  # Connections to targets begin here: what a cluster says of its endpoint (metadata `tunnel`) becomes a CONNECT to the
+  # tunnel gateway, which finds the connector by its key.
+  - name: connector-tunnel
+    internal_listener: {}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: connector-tunnel
+          cluster: tunnel-gateway
+          idle_timeout: 3600s  # also ends WebSockets that say nothing for so long
+          tunneling_config:
+            hostname: "%DYNAMIC_METADATA(tunnel:address)%"
+            headers_to_add:
+            - header: {key: x-iroh-endpoint-id, value: "%DYNAMIC_METADATA(tunnel:endpoint_id)%"}
+              append_action: OVERWRITE_IF_EXISTS_OR_ADD
+)yaml";
+constexpr std::string_view tunnel_gateway_text = R"yaml(  # The tunnel gateway, an HTTP CONNECT server that reaches connectors: its address is yours to change.
+  - name: tunnel-gateway
+    type: STATIC
+    connect_timeout: 5s
+    load_assignment:
+      cluster_name: tunnel-gateway
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {socket_address: {address: "127.0.0.1", port_value: 7450}}}
+)yaml";
+
 }  // namespace
 
 std::string bootstrap_yaml(const std::string& gateway, const std::string& gateway_class, const std::string& xds_host,
-                           int xds_port, const std::string& admin_address) {
+                           int xds_port, const std::string& admin_address, dial_mode dial) {
+  const bool tunnel = dial == dial_mode::tunnel_listener;
   const auto colon = admin_address.rfind(':');
   auto admin_host = admin_address.substr(0, colon);
   if (admin_host.size() > 2 && admin_host.front() == '[') admin_host = admin_host.substr(1, admin_host.size() - 2);
@@ -107,7 +137,12 @@ std::string bootstrap_yaml(const std::string& gateway, const std::string& gatewa
   return fmt::format(text, fmt::arg("gateway", gateway), fmt::arg("gateway_class", gateway_class),
                      fmt::arg("xds_host", xds_host), fmt::arg("xds_port", xds_port),
                      fmt::arg("type", is_ip(xds_host) ? "STATIC" : "STRICT_DNS"), fmt::arg("admin_host", admin_host),
-                     fmt::arg("admin_port", admin_port));
+                     fmt::arg("admin_port", admin_port),
+                     fmt::arg("listener", tunnel ? "connector-tunnel" : "connector-direct"),
+                     fmt::arg("stats_of_dialling", tunnel ? "      - prefix: \"cluster.tunnel-gateway.\"\n      - prefix: \"tcp.connector-tunnel.\"\n"
+                                                          : "      - prefix: \"cluster.agents-by-metadata.\"\n      - prefix: \"tcp.connector-direct.\"\n"),
+                     fmt::arg("tunnel_listener", tunnel ? tunnel_listener_text : ""),
+                     fmt::arg("tunnel_gateway", tunnel ? tunnel_gateway_text : ""));
 }
 
 }  // namespace warren::gateway

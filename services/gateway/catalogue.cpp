@@ -68,15 +68,17 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
   for (const auto& name : w.classes) {
     const auto* row = row_at(t.gateway_classes, name);
     auto& c = classes_[name];
-    c.direct = row != nullptr && row->dial_mode() == "direct";
     c.settings = row ? settings_of(*row) : class_settings{};
+    c.served = row != nullptr && c.settings.dial != dial_mode::none;
     std::map<std::string, resource_ptr> wanted;
-    if (c.direct)
+    if (c.served)
       for (auto& l : compile_listeners(c.settings)) wanted.emplace(l->name, l);
     for (const auto& [known, unused] : c.listeners) wanted.try_emplace(known, nullptr);
     for (auto& [listener, what] : wanted)
       put(out, c.listeners, name, kind::listener, listener, {.what = what, .partition = row ? row->partition() : 0},
           w.revision);
+    if (c.settings.dial != dial_mode::tunnel_listener)
+      while (!c.clusters.empty()) put(out, c.clusters, name, kind::cluster, std::string{c.clusters.begin()->first}, {}, w.revision);
     // A class's settings are part of each of its routes.
     for (const auto& [key, tunnel] : t.tunnels)
       if (tunnel->gateway_class() == name) {
@@ -90,9 +92,14 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
     const auto* row = row_at(t.connectors, key);
     const bool was = clusters_.count(name) != 0;
     auto what = row ? compile_cluster(*row) : nullptr;
-    if (was != (what != nullptr))
-      if (const auto it = t.tunnels_by_connector.find(key); it != t.tunnels_by_connector.end())
-        for (const auto& tunnel : it->second) w.tunnels.insert({key.first, tunnel});
+    const bool appears_or_goes = was != (what != nullptr);
+    if (const auto it = t.tunnels_by_connector.find(key); it != t.tunnels_by_connector.end())
+      for (const auto& tunnel : it->second) {
+        // A rule's own cluster says what the connector's key is.
+        const auto* behind = row_at(t.tunnels, replica::entity_key{key.first, tunnel});
+        const auto* cls = behind ? find_class(behind->gateway_class()) : nullptr;
+        if (appears_or_goes || (cls != nullptr && cls->settings.dial == dial_mode::tunnel_listener)) w.tunnels.insert({key.first, tunnel});
+      }
     put(out, clusters_, "", kind::cluster, name,
         {.what = std::move(what), .partition = row ? row->partition() : w.partition,
          .connector = key.first + "/" + key.second},
@@ -113,14 +120,12 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
     const auto was = class_of_tunnel_.find(key);
     if (was != class_of_tunnel_.end() && (!routed || was->second != row->gateway_class())) {
       put(out, classes_[was->second].routes, was->second, kind::route, name, {}, w.revision);
+      drop_clusters(out, was->second, key, {}, w.revision);
       class_of_tunnel_.erase(was);
     }
     if (!routed) continue;
     auto& c = classes_[row->gateway_class()];
-    auto what = compile_route(
-        *row, plan_of(t, *row),
-        [&](const std::string& connector) { return clusters_.count(cluster_name(row->project(), connector)) != 0; },
-        c.settings);
+    auto what = compile_tunnel(out, t, *row, w.revision);
     if (what) class_of_tunnel_[key] = row->gateway_class();
     put(out, c.routes, row->gateway_class(), kind::route, name,
         {.what = std::move(what), .partition = row->partition(), .tunnel_uid = row->uid()}, w.revision);
@@ -144,6 +149,49 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
         {.what = std::move(what), .partition = row->partition(), .tunnel_uid = row->uid(), .route = route}, w.revision);
   }
   return out;
+}
+
+resource_ptr catalogue::compile_tunnel(std::vector<change>& out, const replica::tables& t, const v1::TunnelRow& row,
+                                       revision_t revision) {
+  auto& c = classes_[row.gateway_class()];
+  const auto plan = plan_of(t, row);
+  if (c.settings.dial != dial_mode::tunnel_listener)
+    return compile_route(
+        row, plan,
+        [&](const std::string& connector) { return clusters_.count(cluster_name(row.project(), connector)) != 0; },
+        c.settings);
+
+  std::map<int, resource_ptr> clusters;
+  for (auto p : plan.rules) {
+    // Where it would lead: the cluster stays while the connector is offline, as one that is dialled directly does.
+    p.what = tunnel::outcome::live;
+    const auto* connector = row_at(t.connectors, replica::entity_key{row.project(), p.rule.connector()});
+    if (const auto to = endpoint_of(p, connector))
+      if (auto cluster = compile_rule_cluster(row.project(), row.name(), p.index, *to)) clusters[p.index] = std::move(cluster);
+  }
+  auto what = compile_route(
+      row, plan,
+      cluster_of_rule{[&](const tunnel::rule_plan& p) { return clusters.count(p.index) ? clusters[p.index]->name : std::string{}; }},
+      c.settings);
+  if (!what) clusters.clear();
+  std::set<std::string> kept;
+  for (auto& [index, cluster] : clusters) {
+    kept.insert(cluster->name);
+    put(out, c.clusters, row.gateway_class(), kind::cluster, cluster->name,
+        {.what = cluster, .partition = row.partition(), .tunnel_uid = row.uid()}, revision);
+  }
+  drop_clusters(out, row.gateway_class(), {row.project(), row.name()}, kept, revision);
+  return what;
+}
+
+void catalogue::drop_clusters(std::vector<change>& out, const std::string& gateway_class, const replica::entity_key& tunnel,
+                              const std::set<std::string>& but, revision_t revision) {
+  auto& all = classes_[gateway_class].clusters;
+  const auto prefix = "rule/" + tunnel.first + "/" + tunnel.second + "/";
+  std::vector<std::string> gone;
+  for (auto it = all.lower_bound(prefix); it != all.end() && it->first.compare(0, prefix.size(), prefix) == 0; ++it)
+    if (but.count(it->first) == 0) gone.push_back(it->first);
+  for (const auto& name : gone) put(out, all, gateway_class, kind::cluster, name, {}, revision);
 }
 
 std::vector<change> catalogue::rebuild(const replica::tables& t) {
@@ -211,8 +259,8 @@ const class_catalogue* catalogue::find_class(const std::string& name) const {
 
 const std::map<std::string, entry>& catalogue::entries(const std::string& gateway_class, kind k) const {
   static const std::map<std::string, entry> none;
-  if (k == kind::cluster) return clusters_;
   const auto* c = find_class(gateway_class);
+  if (k == kind::cluster) return c && c->settings.dial == dial_mode::tunnel_listener ? c->clusters : clusters_;
   if (c == nullptr) return none;
   return k == kind::listener ? c->listeners : k == kind::route ? c->routes : c->scopes;
 }

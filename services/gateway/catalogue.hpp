@@ -25,11 +25,12 @@ struct entry {
 /// What every gateway of one class shall run.
 struct class_catalogue {
   class_settings settings;
-  bool direct = false;                         ///< dial mode; other modes are not served
+  bool served = false;                         ///< it exists, and its dial mode is one that is known
   std::map<std::string, entry> listeners, routes, scopes;
+  std::map<std::string, entry> clusters;       ///< of its tunnels' rules; dial mode `tunnel-listener` only
 };
 
-/// A resource that changed, appeared or went, for the gateways of one class (all classes: empty).
+/// A resource that changed, appeared or went, for the gateways of one class (empty: all that dial directly).
 struct change {
   std::string gateway_class;
   kind type = kind::cluster;
@@ -56,10 +57,14 @@ public:
 private:
   struct work;
   std::vector<change> compile(const replica::tables& t, work& w);
+  /// Its route configuration; its rules' clusters are brought up to date on the way.
+  resource_ptr compile_tunnel(std::vector<change>& out, const replica::tables& t, const v1::TunnelRow& row, revision_t revision);
+  void drop_clusters(std::vector<change>& out, const std::string& gateway_class, const replica::entity_key& tunnel,
+                     const std::set<std::string>& but, revision_t revision);
   void put(std::vector<change>& out, std::map<std::string, entry>& into, const std::string& gateway_class, kind k,
            const std::string& name, entry e, revision_t revision);
 
-  std::map<std::string, entry> clusters_;
+  std::map<std::string, entry> clusters_;                         ///< of connectors, for the classes that dial directly
   std::map<std::string, class_catalogue> classes_;
   std::map<replica::entity_key, std::string> class_of_tunnel_;    ///< where its route is
   std::map<std::string, std::string> class_of_scope_;             ///< by host name

@@ -1,4 +1,4 @@
-// services/gateway/compile.cpp -- rows in, Envoy resources out (dial mode `direct`). No I/O, no clock, no state.
+// services/gateway/compile.cpp -- rows in, Envoy resources out. No I/O, no clock, no state.
 #include "services/gateway/compile.hpp"
 
 #include <algorithm>
@@ -40,6 +40,7 @@ constexpr std::string_view retry_after_seconds = "5";
 constexpr std::string_view set_filter_state = "envoy.filters.http.set_filter_state";
 constexpr std::string_view internal_listener = "connector-direct";
 constexpr std::string_view agents_cluster = "agents-by-metadata";
+constexpr std::string_view tunnel_listener = "connector-tunnel";  // of the gateway's bootstrap
 constexpr int connect_timeout_seconds = 5;
 constexpr int websocket_idle_seconds = 3600;   // also of a CONNECT tunnel
 constexpr std::int64_t idle_ms_max = 7 * 24 * 3600 * 1000;  // Envoy refuses durations that it cannot hold
@@ -160,12 +161,18 @@ void set_breakers(envoy::config::cluster::v3::Cluster& c) {
 
 // ---- routes ----
 
-void add_filter_state(ext::filters::http::set_filter_state::v3::Config& config, std::string_view key,
-                      std::string_view value) {
+ext::filters::common::set_filter_state::v3::FilterStateValue* add_filter_state(
+    ext::filters::http::set_filter_state::v3::Config& config, std::string_view key, std::string_view value) {
   auto* v = config.add_on_request_headers();
   v->set_object_key(std::string{key});
-  v->set_factory_key("envoy.hashable_string");  // pools are split by it
   v->mutable_format_string()->mutable_text_format_source()->set_inline_string(std::string{value});
+  return v;
+}
+/// For the connection to the agent too: pools are split by it.
+void share_filter_state(ext::filters::http::set_filter_state::v3::Config& config, std::string_view key,
+                        std::string_view value) {
+  auto* v = add_filter_state(config, key, value);
+  v->set_factory_key("envoy.hashable_string");
   v->set_shared_with_upstream(ext::filters::common::set_filter_state::v3::FilterStateValue::ONCE);
 }
 
@@ -184,17 +191,25 @@ void set_match(const std::string& prefix, route::RouteMatch* match) {
   else match->set_path_separated_prefix(prefix);
 }
 
-void lead(const routed_rule& r, std::int64_t idle_ms, bool shared_state, route::Route* to) {
+/// What dials, and the access log, have to know of a request.
+void pack_state(const routed_rule& r, dial_mode dial, google::protobuf::Any* any) {
+  ext::filters::http::set_filter_state::v3::Config config;
+  if (dial == dial_mode::direct) {
+    share_filter_state(config, "warren.tunnel.target", r.authority);
+    share_filter_state(config, "warren.tunnel.id", r.tunnel_id);
+  } else {
+    add_filter_state(config, "warren.tunnel.id", r.tunnel_id)->set_factory_key("envoy.string");
+  }
+  pack(config, any);
+}
+
+void lead(const routed_rule& r, std::int64_t idle_ms, bool shared_state, dial_mode dial, route::Route* to) {
   to->set_name(r.name);
   auto* action = to->mutable_route();
   action->set_cluster(r.cluster);
   action->mutable_timeout();  // 0s: a slow answer is not cut
   set_millis(action->mutable_idle_timeout(), idle_ms);
-  if (shared_state) return;
-  ext::filters::http::set_filter_state::v3::Config config;
-  add_filter_state(config, "warren.tunnel.target", r.authority);
-  add_filter_state(config, "warren.tunnel.id", r.tunnel_id);
-  pack(config, &(*to->mutable_typed_per_filter_config())[std::string{set_filter_state}]);
+  if (!shared_state) pack_state(r, dial, &(*to->mutable_typed_per_filter_config())[std::string{set_filter_state}]);
 }
 
 void refuse(const routed_rule& r, route::Route* to) {
@@ -247,6 +262,7 @@ std::optional<kind> kind_from(std::string_view url) {
 
 class_settings settings_of(const v1::GatewayClassRow& row) {
   class_settings out;
+  out.dial = dial_mode_of(row.dial_mode());
   for (const auto& l : row.listen())
     if (parse_ip_port(l)) out.listen.push_back(l);
   std::sort(out.listen.begin(), out.listen.end());
@@ -261,6 +277,12 @@ std::string cluster_name(std::string_view project, std::string_view connector) {
 }
 std::string route_name(std::string_view project, std::string_view tunnel) {
   return "tunnel/" + std::string{project} + "/" + std::string{tunnel};
+}
+std::string rule_cluster_name(std::string_view project, std::string_view tunnel, int index) {
+  return "rule/" + std::string{project} + "/" + std::string{tunnel} + "/" + std::to_string(index);
+}
+dial_mode dial_mode_of(std::string_view text) {
+  return text.empty() || text == "direct" ? dial_mode::direct : text == "tunnel-listener" ? dial_mode::tunnel_listener : dial_mode::none;
 }
 
 bool newer_claim(const v1::HostnameClaimRow& a, const v1::HostnameClaimRow& b) { return a.claim() > b.claim(); }
@@ -287,32 +309,17 @@ resource_ptr compile_scope(const v1::HostnameClaimRow& claim) {
   return make(claim.hostname(), scope);
 }
 
-resource_ptr compile_cluster(const v1::ConnectorRow& row) {
-  if (row.has_delete_time() || !row.addressing_error().empty()) return nullptr;
-  if (!is_label(row.project()) || !is_label(row.name()) || !is_key(row.public_key())) return nullptr;
-  if (static_cast<std::size_t>(row.addresses_size()) > limits::addresses_max) return nullptr;
-  const std::set<std::string> addresses{row.addresses().begin(), row.addresses().end()};
-  if (addresses.empty()) return nullptr;
-  if (!std::all_of(addresses.begin(), addresses.end(), [](const auto& a) { return parse_ip_port(a).has_value(); }))
-    return nullptr;
+namespace {
 
-  const auto name = cluster_name(row.project(), row.name());
+/// Leads to an internal listener, with whom to dial as metadata of each endpoint.
+envoy::config::cluster::v3::Cluster internal_cluster(const std::string& name) {
   envoy::config::cluster::v3::Cluster c;
   c.set_name(name);
   c.set_type(envoy::config::cluster::v3::Cluster::STATIC);
   set_seconds(c.mutable_connect_timeout(), connect_timeout_seconds);
   set_breakers(c);
   c.mutable_load_assignment()->set_cluster_name(name);
-  auto* locality = c.mutable_load_assignment()->add_endpoints();
-  for (const auto& address : addresses) {
-    auto* lb = locality->add_lb_endpoints();
-    auto* internal = lb->mutable_endpoint()->mutable_address()->mutable_envoy_internal_address();
-    internal->set_server_listener_name(std::string{internal_listener});
-    internal->set_endpoint_id(address + "/" + std::to_string(row.addressing_generation()));
-    auto& fields = *(*lb->mutable_metadata()->mutable_filter_metadata())["tunnel"].mutable_fields();
-    fields["address"].set_string_value(address);
-    fields["endpoint_id"].set_string_value(row.public_key());
-  }
+  c.mutable_load_assignment()->add_endpoints();
 
   ext::transport_sockets::internal_upstream::v3::InternalUpstreamTransport transport;
   auto* passed = transport.add_passthrough_metadata();
@@ -329,11 +336,58 @@ resource_ptr compile_cluster(const v1::ConnectorRow& row) {
   set_seconds(http.mutable_common_http_protocol_options()->mutable_idle_timeout(), pool_idle_seconds);
   http.mutable_explicit_http_config()->mutable_http_protocol_options();
   pack(http, &(*c.mutable_typed_extension_protocol_options())["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]);
+  return c;
+}
+
+/// `endpoint_id` changes with whatever the metadata say: connections that are pooled follow it, and not those.
+void add_endpoint(envoy::config::cluster::v3::Cluster& c, std::string_view listener, const std::string& address,
+                  const std::string& key, const std::string& endpoint_id) {
+  auto* lb = c.mutable_load_assignment()->mutable_endpoints(0)->add_lb_endpoints();
+  auto* internal = lb->mutable_endpoint()->mutable_address()->mutable_envoy_internal_address();
+  internal->set_server_listener_name(std::string{listener});
+  internal->set_endpoint_id(endpoint_id);
+  auto& fields = *(*lb->mutable_metadata()->mutable_filter_metadata())["tunnel"].mutable_fields();
+  fields["address"].set_string_value(address);
+  fields["endpoint_id"].set_string_value(key);
+}
+
+}  // namespace
+
+resource_ptr compile_cluster(const v1::ConnectorRow& row) {
+  if (row.has_delete_time() || !row.addressing_error().empty()) return nullptr;
+  if (!is_label(row.project()) || !is_label(row.name()) || !is_key(row.public_key())) return nullptr;
+  if (static_cast<std::size_t>(row.addresses_size()) > limits::addresses_max) return nullptr;
+  const std::set<std::string> addresses{row.addresses().begin(), row.addresses().end()};
+  if (addresses.empty()) return nullptr;
+  if (!std::all_of(addresses.begin(), addresses.end(), [](const auto& a) { return parse_ip_port(a).has_value(); }))
+    return nullptr;
+  const auto name = cluster_name(row.project(), row.name());
+  auto c = internal_cluster(name);
+  for (const auto& address : addresses)
+    add_endpoint(c, internal_listener, address, row.public_key(), address + "/" + std::to_string(row.addressing_generation()));
+  return make(name, c);
+}
+
+resource_ptr compile_rule_cluster(std::string_view project, std::string_view tunnel, int index, const tunnel_endpoint& to) {
+  if (!is_label(project) || !is_label(tunnel)) return nullptr;
+  const auto name = rule_cluster_name(project, tunnel, index);
+  auto c = internal_cluster(name);
+  add_endpoint(c, tunnel_listener, to.address, to.endpoint_id, to.address + "/" + to.endpoint_id);
   return make(name, c);
 }
 
 resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& plan,
                            const std::function<bool(const std::string&)>& has_cluster,
+                           const class_settings& settings) {
+  return compile_route(
+      row, plan,
+      cluster_of_rule{[&](const tunnel::rule_plan& p) {
+        return has_cluster(p.rule.connector()) ? cluster_name(row.project(), p.rule.connector()) : std::string{};
+      }},
+      settings);
+}
+
+resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& plan, const cluster_of_rule& cluster_of,
                            const class_settings& settings) {
   if (!is_label(row.project()) || !is_label(row.name()) || !is_uid(row.uid())) return nullptr;
   std::vector<routed_rule> rules;
@@ -346,9 +400,9 @@ resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& p
     r.reason = tunnel::reason_of(p.what);
     if (p.what == tunnel::outcome::live) {
       const auto authority = target_authority(p.rule.target());
-      if (authority && has_cluster(p.rule.connector())) {
+      if (authority) r.cluster = cluster_of(p);
+      if (!r.cluster.empty()) {
         r.authority = *authority;
-        r.cluster = cluster_name(row.project(), p.rule.connector());
         r.tunnel_id = row.project() + "/" + row.uid() + "/" + std::to_string(p.index) + "/" +
                       std::to_string(plan.generation);
         clusters.insert(r.cluster);
@@ -374,10 +428,7 @@ resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& p
   // A single rule keeps its state on the virtual host: said once for its three routes.
   const bool shared_state = rules.size() == 1 && !rules.front().cluster.empty();
   if (shared_state) {
-    ext::filters::http::set_filter_state::v3::Config state;
-    add_filter_state(state, "warren.tunnel.target", rules.front().authority);
-    add_filter_state(state, "warren.tunnel.id", rules.front().tunnel_id);
-    pack(state, &(*host->mutable_typed_per_filter_config())[std::string{set_filter_state}]);
+    pack_state(rules.front(), settings.dial, &(*host->mutable_typed_per_filter_config())[std::string{set_filter_state}]);
   }
 
   const auto long_idle_ms = std::max<std::int64_t>(websocket_idle_seconds * 1000, settings.stream_idle_timeout_ms);
@@ -391,7 +442,7 @@ resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& p
     if (shortest->cluster.empty()) {
       refuse(*shortest, connect);
     } else {
-      lead(*shortest, long_idle_ms, shared_state, connect);
+      lead(*shortest, long_idle_ms, shared_state, settings.dial, connect);
       auto* upgrade = connect->mutable_route()->add_upgrade_configs();
       upgrade->set_upgrade_type("CONNECT");
       upgrade->mutable_connect_config();
@@ -411,10 +462,10 @@ resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& p
     upgrade->set_name("upgrade");
     upgrade->mutable_string_match()->set_exact("websocket");
     upgrade->mutable_string_match()->set_ignore_case(true);
-    lead(r, long_idle_ms, shared_state, websocket);
+    lead(r, long_idle_ms, shared_state, settings.dial, websocket);
     auto* to = host->add_routes();
     set_match(prefix, to->mutable_match());
-    lead(r, settings.stream_idle_timeout_ms, shared_state, to);
+    lead(r, settings.stream_idle_timeout_ms, shared_state, settings.dial, to);
   }
   return make(name, config, {clusters.begin(), clusters.end()});
 }
@@ -460,7 +511,7 @@ void set_local_replies(hcm::HttpConnectionManager& m) {
 void set_access_log(hcm::HttpConnectionManager& m) {
   ext::access_loggers::stream::v3::StdoutAccessLog log;
   auto& fields = *log.mutable_log_format()->mutable_json_format()->mutable_fields();
-  constexpr std::array<std::pair<const char*, const char*>, 19> format{{
+  constexpr std::array<std::pair<const char*, const char*>, 20> format{{
       {"at", "%START_TIME%"},
       {"request_id", "%REQ(X-REQUEST-ID)%"},
       {"host", "%REQ(:AUTHORITY)%"},
@@ -471,6 +522,7 @@ void set_access_log(hcm::HttpConnectionManager& m) {
       {"visitor", "%DOWNSTREAM_REMOTE_ADDRESS%"},
       {"status", "%RESPONSE_CODE%"},
       {"response_flags", "%RESPONSE_FLAGS%"},
+      {"reason", "%RESP(X-WARREN-REASON)%"},  // of our own 503s; of what Envoy said by itself, `response_flags`
       {"details", "%RESPONSE_CODE_DETAILS%"},
       {"route", "%ROUTE_NAME%"},
       {"tunnel", "%FILTER_STATE(warren.tunnel.id:PLAIN)%"},
@@ -487,11 +539,12 @@ void set_access_log(hcm::HttpConnectionManager& m) {
   pack(log, access->mutable_typed_config());
 }
 
-// Scope keys are compared byte by byte: without this WWW.Example.COM is a 404.
+// Scope keys are compared byte by byte: without this WWW.Example.COM is a 404, and so is a host with a colon and no
+// port behind it (RFC 9110 allows one), which Envoy takes for no port.
 constexpr std::string_view lower_host = R"lua(function envoy_on_request(h)
   local a = h:headers():get(":authority")
-  if a and a:find("%u") then
-    h:headers():replace(":authority", a:lower())
+  if a and (a:find("%u") or a:find(":$")) then
+    h:headers():replace(":authority", (a:lower():gsub("%.?:$", "")))
     h:clearRouteCache()
   end
 end
@@ -505,6 +558,7 @@ resource_ptr visitors_listener(const std::string& listen, const class_settings& 
   m.set_strip_trailing_host_dot(true);
   m.add_upgrade_configs()->set_upgrade_type("websocket");
   m.add_upgrade_configs()->set_upgrade_type("CONNECT");
+  m.mutable_http_protocol_options()->set_accept_http_10(true);  // old monitors and proxies speak it; else a 426
   m.mutable_http2_protocol_options()->set_allow_connect(true);
   set_millis(m.mutable_stream_idle_timeout(), settings.stream_idle_timeout_ms);
   // No visitor is internal: x-envoy-* headers, which could ask for retries of a POST, are taken off.
@@ -558,7 +612,8 @@ resource_ptr dialling_listener() {
 }  // namespace
 
 std::vector<resource_ptr> compile_listeners(const class_settings& settings) {
-  std::vector<resource_ptr> out{dialling_listener()};
+  std::vector<resource_ptr> out;
+  if (settings.dial == dial_mode::direct) out.push_back(dialling_listener());
   for (const auto& listen : settings.listen) out.push_back(visitors_listener(listen, settings));
   return out;
 }

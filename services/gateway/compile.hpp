@@ -1,4 +1,4 @@
-// services/gateway/compile.hpp -- rows in, Envoy resources out (dial mode `direct`). No I/O, no clock, no state.
+// services/gateway/compile.hpp -- rows in, Envoy resources out. No I/O, no clock, no state.
 // Nothing that a tenant wrote reaches a resource unchecked: Envoy refuses a whole response for one bad field,
 // and '%' in a format string is a command. What cannot be expressed is answered by a 503 of its own rule.
 #pragma once
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "actors/tunnel/routing.hpp"
+#include "services/gateway/endpoint.hpp"
 #include "warren/core/v1/rows.pb.h"
 
 namespace warren::gateway {
@@ -34,8 +35,18 @@ struct resource {
 };
 using resource_ptr = std::shared_ptr<const resource>;
 
+/// How the gateways of a class reach connectors.
+enum class dial_mode : std::uint8_t {
+  none,             ///< not one that is known: the class is not served
+  direct,           ///< CONNECT to the agent's address; a cluster for each connector
+  tunnel_listener,  ///< through a tunnel gateway of their own; a cluster for each rule
+};
+/// Of a row's words; empty ones mean `direct`.
+dial_mode dial_mode_of(std::string_view text);
+
 /// What of a gateway class shapes its routes and listeners.
 struct class_settings {
+  dial_mode dial = dial_mode::direct;
   std::vector<std::string> listen;                    ///< "ip:port"; what cannot be parsed is left out
   std::int64_t stream_idle_timeout_ms = 5 * 60'000;
 };
@@ -43,6 +54,8 @@ class_settings settings_of(const v1::GatewayClassRow& row);
 
 std::string cluster_name(std::string_view project, std::string_view connector);
 std::string route_name(std::string_view project, std::string_view tunnel);
+/// Of a rule's own cluster: "rule/<project>/<tunnel>/<index>".
+std::string rule_cluster_name(std::string_view project, std::string_view tunnel, int index);
 
 /// Is the newer of two claims of one host name.
 bool newer_claim(const v1::HostnameClaimRow& a, const v1::HostnameClaimRow& b);
@@ -54,18 +67,26 @@ resource_ptr compile_scope(const v1::HostnameClaimRow& claim);
 /// offline: its tunnels' routes do not lead there, and to remove and make it again costs Envoy more than to keep it.
 resource_ptr compile_cluster(const v1::ConnectorRow& connector);
 
+/// A rule's own cluster, for dial mode `tunnel-listener`: null when its names cannot be used.
+resource_ptr compile_rule_cluster(std::string_view project, std::string_view tunnel, int index, const tunnel_endpoint& to);
+
+/// The name of the cluster that a live rule leads to; empty: it cannot be passed on.
+using cluster_of_rule = std::function<std::string(const tunnel::rule_plan&)>;
+
 /// The tunnel's route configuration.
 ///
 /// Path prefixes count by segments: `/api` covers `/api` and what is below `/api/`, not `/apis`; a prefix
 /// that ends in `/` covers only what is below it. The longest one wins, a CONNECT follows the shortest.
-/// A path that no rule covers is a 404. `has_cluster` tells whether a connector's cluster exists: a live rule
-/// without one, or with a target that cannot be passed on, answers 503 with reason `invalid-addressing`.
-/// Null when the tunnel's own names cannot be used.
+/// A path that no rule covers is a 404. A live rule without a cluster, or with a target that cannot be passed on,
+/// answers 503 with reason `invalid-addressing`. Null when the tunnel's own names cannot be used.
+resource_ptr compile_route(const v1::TunnelRow& tunnel, const tunnel::route_plan& plan, const cluster_of_rule& cluster_of,
+                           const class_settings& settings);
+/// Dial mode `direct`: `has_cluster` tells whether a connector's cluster exists.
 resource_ptr compile_route(const v1::TunnelRow& tunnel, const tunnel::route_plan& plan,
                            const std::function<bool(const std::string& connector)>& has_cluster,
                            const class_settings& settings);
 
-/// Listeners of a class: one per address for visitors, and the internal one that dials agents.
+/// Listeners of a class: one per address for visitors, and in dial mode `direct` the internal one that dials agents.
 std::vector<resource_ptr> compile_listeners(const class_settings& settings);
 
 /// The cluster whose connections go wherever the internal listener was told.

@@ -239,6 +239,14 @@ void session::drop_if_idle(kind k, const std::string& name) {
   t.names.erase(it);
 }
 
+std::vector<programmed_name> session::programmed(kind k, const std::string& after, std::size_t max) const {
+  std::vector<programmed_name> out;
+  const auto& names = types_[index(k)].names;
+  for (auto it = names.upper_bound(after); it != names.end() && out.size() < max; ++it)
+    out.push_back({it->first, target_version(k, it->first), it->second.acked, it->second.in_flight, it->second.refused.has_value()});
+  return out;
+}
+
 // ---- answers ----
 
 void session::answer(kind k, const std::string& nonce, const discovery::DeltaDiscoveryRequest& r, std::int64_t now_ms) {

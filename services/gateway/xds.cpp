@@ -44,6 +44,15 @@ std::string shown(const std::string& text) {
   return out;
 }
 
+/// "ipv4:192.0.2.7:4711" and "ipv6:%5B::1%5D:4711", as gRPC says it, without what is only gRPC's.
+std::string peer_address(std::string_view peer) {
+  const auto colon = peer.find(':');
+  std::string out{colon == std::string_view::npos ? peer : peer.substr(colon + 1)};
+  for (const auto& [said, meant] : {std::pair{"%5B", "["}, std::pair{"%5D", "]"}})
+    if (const auto at = out.find(said); at != std::string::npos) out.replace(at, 3, meant);
+  return shown(out);
+}
+
 using event = std::function<void()>;
 
 /// Events of the server's thread, in order.
@@ -191,6 +200,7 @@ struct gateway_server::impl::connected {
   std::uint64_t id = 0;
   std::string peer;
   std::string gateway, gateway_class;            ///< empty until the first request
+  dial_mode dial = dial_mode::none;
   std::string node_id, node_cluster, node_locality;
   std::int64_t number = 0;
   std::shared_ptr<discovery::DeltaDiscoveryRequest> held;  ///< its first request, until the view is warm
@@ -310,9 +320,9 @@ void gateway_server::impl::admit(connected& c, const discovery::DeltaDiscoveryRe
     return refuse(c, grpc::StatusCode::PERMISSION_DENIED,
                   "node.metadata.warren_class is not the class of this gateway's registration");
   const auto* cls = rows.find_class(*registered);
-  if (cls == nullptr || !cls->direct)
+  if (cls == nullptr || !cls->served)
     return refuse(c, grpc::StatusCode::FAILED_PRECONDITION,
-                  "the gateway's class does not exist, or its dial mode is not served over xDS");
+                  "the gateway's class does not exist, or its dial mode is not one that is known");
   // One stream per gateway: the one that came last.
   for (auto it = streams.begin(); it != streams.end();) {
     auto& other = *(it++)->second;
@@ -321,6 +331,7 @@ void gateway_server::impl::admit(connected& c, const discovery::DeltaDiscoveryRe
   }
   c.gateway = node.id();
   c.gateway_class = *registered;
+  c.dial = cls->settings.dial;
   spdlog::info("gateway {} connected from {} as {}", shown(c.gateway), c.peer, shown(c.gateway_class));
   {
     std::lock_guard lock{numbering_mutex};
@@ -412,7 +423,8 @@ void gateway_server::impl::check_registrations() {
       if (!c->talk) continue;
       const auto it = t.gateways.find(c->gateway);
       const auto* cls = rows.find_class(c->gateway_class);
-      if (it == t.gateways.end() || it->second->class_() != c->gateway_class || cls == nullptr || !cls->direct)
+      if (it == t.gateways.end() || it->second->class_() != c->gateway_class || cls == nullptr || !cls->served ||
+          cls->settings.dial != c->dial)
         unwanted.push_back(c.get());
     }
     return 0;
@@ -458,6 +470,7 @@ void gateway_server::impl::report(connected& c, partition_id p, stream_state sta
   out.set_node_id(c.node_id);
   out.set_node_cluster(c.node_cluster);
   out.set_node_locality(c.node_locality);
+  out.set_peer(peer_address(c.peer));
   for (const auto& r : c.talk->refusals(p)) {
     // What does not fit into a message counts as not acknowledged: nobody may take it for accepted.
     if (out.refused_size() >= reported_refusals_max) {
@@ -572,6 +585,20 @@ gateway_status gateway_server::impl::describe(const connected& c) const {
 
 // ---- from outside ----
 
+namespace {
+
+/// Nothing: the server's thread is busy, or has ended and let go of the question.
+template <class T> std::optional<T> answer_within_a_second(std::future<T>& answer) {
+  if (answer.wait_for(std::chrono::seconds{1}) != std::future_status::ready) return std::nullopt;
+  try {
+    return answer.get();
+  } catch (const std::future_error&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
 gateway_server::gateway_server(replica::view& v, xds_config config, counters& count)
     : impl_{std::make_unique<impl>(v, std::move(config), count)} {}
 
@@ -636,6 +663,20 @@ void gateway_server::stop(millis over) {
   my.queue.close();
 }
 
+std::optional<programmed_page> gateway_server::programmed(const std::string& gateway, kind k, const std::string& after,
+                                                          std::size_t max) const {
+  auto& my = *impl_;
+  auto promise = std::make_shared<std::promise<programmed_page>>();
+  auto answer = promise->get_future();
+  my.queue.push([&my, promise, gateway, k, after, max] {
+    programmed_page out;
+    for (const auto& [id, c] : my.streams)
+      if (c->talk && c->gateway == gateway) out = {true, c->talk->state(), c->talk->programmed(k, after, max)};
+    promise->set_value(std::move(out));
+  });
+  return answer_within_a_second(answer);
+}
+
 std::vector<gateway_status> gateway_server::status() const {
   auto& my = *impl_;
   auto promise = std::make_shared<std::promise<std::vector<gateway_status>>>();
@@ -646,8 +687,7 @@ std::vector<gateway_status> gateway_server::status() const {
       if (c->talk) out.push_back(my.describe(*c));
     promise->set_value(std::move(out));
   });
-  if (answer.wait_for(std::chrono::seconds{1}) != std::future_status::ready) return {};
-  return answer.get();
+  return answer_within_a_second(answer).value_or(std::vector<gateway_status>{});
 }
 
 }  // namespace warren::gateway

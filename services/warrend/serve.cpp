@@ -28,7 +28,9 @@
 #include "services/bus/disconnect_watch.hpp"
 #include "services/dialer/dialer.hpp"
 #include "services/gateway/bootstrap.hpp"
+#include "services/gateway/programmed.hpp"
 #include "services/gateway/xds.hpp"
+#include "services/hook/announcer.hpp"
 #include "services/hook/server.hpp"
 #include "services/replica/actor.hpp"
 #include "services/replica/view.hpp"
@@ -264,13 +266,14 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   to->replica = replica::spawn_replica(
       system, view, store_handle, bus_handle,
       {.partitions = partitions, .instance = me, .wall_ms = wall_ms, .random = random_number}, count);
+  const auto pace = std::make_shared<connector::heartbeat_pace>(c.number("agent.heartbeat_interval_ms"));
   const auto silence_handle = connector::spawn_silence(
       system,
       [&, to](bool on) {
         if (wired) caf::anon_send(to->placement, mass_silence{on});
         health.note("mass_silence", on ? "many agents fell silent at once: none of them is declared offline" : "");
       },
-      count);
+      count, pace);
 
   std::mutex placement_mutex;
   admin::placement_info last_placement;
@@ -286,7 +289,8 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   entity.silence = silence_handle;
   entity.count = &count;
   entity.record = &record;
-  entity.heartbeat_interval_ms = c.number("agent.heartbeat_interval_ms");
+  entity.heartbeat_interval_ms = pace->asked_ms;
+  entity.loaded_interval_ms = [pace] { return pace->interval_ms.load(); };
   entity.wall_ms = wall_ms;
   entity.random = random_number;
   entity.fresh_uid = [] { return protocol::hex(secret(16)); };
@@ -345,16 +349,20 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     health.set("placement", o.lease, o.lease ? "" : "the instance lease is not held");
     health.note("partitions", o.behind.empty() ? "" : fmt::format("behind, and so not answering: {}", fmt::join(o.behind, ", ")));
   };
-  placing.on_view = [&](const placement_view& v) {
+  placing.on_view = [&, lease_ms = c.number("instance.lease_ms")](const placement_view& v) {
     admin::placement_info info;
     for (const auto& i : v.instances)
       info.instances.push_back({i.id, i.name, i.started_at_ms, i.expires_at_ms, i.alive, i.bus_ok, i.draining});
     for (const auto& p : v.partitions) info.partitions.push_back({p.id, p.owner, p.epoch, p.revision});
+    info.known_at_ms = steady_ms();
+    info.lease_ms = lease_ms;
     std::lock_guard lock{placement_mutex};
     last_placement = std::move(info);
   };
   // ---- how it ends ----
   std::unique_ptr<bus::disconnect_watch> disconnects;
+  std::unique_ptr<hook::announcer> hook_announcer;
+  std::vector<bus::subscription> hook_hears;
   std::unique_ptr<hook::server> hook_server;
   std::unique_ptr<telemetry::http_server> http, hook_http;
   std::unique_ptr<admin::server> admin_server;
@@ -414,6 +422,18 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   if (!c.text("hook.listen").empty()) {
     try {
       auto options = hook_options(c);
+      hook_announcer = std::make_unique<hook::announcer>(
+          view,
+          hook::announcer_config{
+              .instance = fmt::format("{}/{}", name, me),
+              .webhook = c.text("hook.webhook"),
+              .projects = options.projects,
+              .publish = [link](std::string_view subject, std::string_view json) { link->publish(subject, json); }},
+          count);
+      for (const auto subject : {hook::retranslate_subject, hook::pulse_subject})
+        hook_hears.push_back(link->subscribe(subject, [&a = *hook_announcer](auto on, auto payload, auto) { a.heard(on, payload); }));
+      options.on_answered = [&a = *hook_announcer](const hook::transformed& what, const auto&) { a.answered(what); };
+      options.on_failed = [&a = *hook_announcer] { a.failed(); };
       options.on_state = [&](bool open, const std::string& reason) {
         health.set("hook", open, reason);
         hook_health.set("hook", open, reason);
@@ -445,6 +465,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     link->request(bus::api_subject(partition), payload, timeout, std::move(done));
   };
   api.drain = admin::drain_over(link);
+  api.away = [&health] { return health.wrong_with({"database", "bus", "cache", "placement"}); };
   api.audit = [db](admin::audit_query q, std::function<void(admin::audit_page)> then) {
     db->list_audit(q.project, q.before_id, q.limit, [then](std::string error, std::vector<audit_event> events) {
       admin::audit_page page;
@@ -459,8 +480,9 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     std::lock_guard lock{placement_mutex};
     return last_placement;
   };
-  api.bootstrap = [advertised](const v1::GatewayRow& row, const v1::GatewayClassRow*) {
-    return gateway::bootstrap_yaml(row.name(), row.class_(), advertised.host, advertised.port, "127.0.0.1:0");
+  api.bootstrap = [advertised](const v1::GatewayRow& row, const v1::GatewayClassRow* of_class) {
+    return gateway::bootstrap_yaml(row.name(), row.class_(), advertised.host, advertised.port, "127.0.0.1:0",
+                                   gateway::dial_mode_of(of_class ? of_class->dial_mode() : ""));
   };
   api.diagnose = [&, version = api.version] { return diagnostic_parts(c, me, version, record, health, count); };
   try {
@@ -471,7 +493,15 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   try {
     const auto at = parse_listen(c.text("http.listen"));
     http = std::make_unique<telemetry::http_server>(
-        telemetry::http_options{at->host, static_cast<std::uint16_t>(at->port)}, health,
+        telemetry::http_options{.address = at->host,
+                                .port = static_cast<std::uint16_t>(at->port),
+                                .debug =
+                                    [&gateways](std::string_view path, std::string_view query) -> std::optional<telemetry::http_page> {
+                                      if (path != "/debug/programmed") return std::nullopt;
+                                      auto page = gateway::programmed_json(gateways, query);
+                                      return telemetry::http_page{static_cast<unsigned>(page.status), "application/json", std::move(page.json)};
+                                    }},
+        health,
         [&count] { return count.text(); });
   } catch (const std::exception& e) {
     give_up(fmt::format("http.listen: {}", e.what()));

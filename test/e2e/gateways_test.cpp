@@ -2,6 +2,7 @@
 // kind of answer, and what a start of the control plane must not do to any of it.
 #include <thread>
 
+#include "test/e2e/envoys.hpp"
 #include "test/e2e/expect.hpp"
 #include "test/e2e/http2.hpp"
 
@@ -14,43 +15,6 @@ using warren::stack::request;
 using whole = warren::stack::stack;
 
 namespace {
-
-/// A second Envoy, registered and started. One of the stack's class listens where gw-1 does: the kernel spreads new
-/// connections over both, so who wants one of them asks until it is the one, or stops the other.
-class another_envoy {
-public:
-  another_envoy(whole& s, const std::string& name, const std::string& gateway_class) : s_{s}, name_{name} {
-    s.must_ctl({"gateway", "create", name, "--class", gateway_class});
-    const auto folder = place_.folder("envoy");
-    warren::stack::write_file(folder / "envoy.yaml", s.must_ctl({"gateway", "bootstrap", name}).out);
-    process_ = warren::stack::process{{.name = name,
-                                       .path = s.envoy().what().path,
-                                       .arguments = {"-c", (folder / "envoy.yaml").string(), "--disable-hot-restart",
-                                                     "--concurrency", "1", "-l", "warning"},
-                                       .log = folder / "log"}};
-  }
-  warren::stack::process& running() { return process_; }
-  nlohmann::json shown() const { return s_.ctl({"gateway", "get", name_, "-o", "json"}).json(); }
-  bool await(const std::function<bool(const nlohmann::json&)>& satisfies) const {
-    return poll_until([&] { return satisfies(shown()); }, patience, 50ms);
-  }
-
-private:
-  whole& s_;
-  std::string name_;
-  warren::stack::scratch place_{"warren-envoy"};
-  warren::stack::process process_;
-};
-
-bool counts(const nlohmann::json& gateway) { return gateway.is_object() && gateway.value("counts", false); }
-/// 64-bit numbers are strings in protobuf's JSON, and zeros are left out.
-bool has_caught_up(const nlohmann::json& gateway) { return counts(gateway) && gateway.value("lag", "0") == "0"; }
-std::string state(const nlohmann::json& gateway) { return gateway.is_object() ? gateway.value("state", "") : ""; }
-
-std::string from(const answer& a) {
-  const auto at = a.headers.find("x-origin");
-  return at == a.headers.end() ? std::string{} : at->second;
-}
 
 /// The answers in words, each run of equal ones once: "200 one, 503 disabled, 200 one".
 std::string story_of(const std::vector<warren::stack::seen_answer>& answers) {
