@@ -82,6 +82,13 @@ std::string id_of(std::string_view virtual_host) {
   return out;
 }
 
+/// "namespace/gateway" of "namespace/gateway/listener": of several the first in order stands for the fleet.
+std::string_view fleet_of(std::string_view route_configuration) {
+  const auto slash = route_configuration.find('/');
+  return slash == std::string_view::npos ? route_configuration
+                                         : route_configuration.substr(0, route_configuration.find('/', slash + 1));
+}
+
 /// A message that may stand in several pieces: by protobuf's rules they are one after the other.
 class merged {
 public:
@@ -451,6 +458,8 @@ private:
       host.lost = !host.domains.empty() && std::all_of(host.repeated.begin(), host.repeated.end(), [](bool r) { return r; });
       hosts.push_back(std::move(host));
     });
+    const auto fleet = fleet_of(name);
+    if (out_.fleet.empty() || fleet < out_.fleet) out_.fleet = fleet;
     std::string out;
     out.reserve(config.size() + config.size() / 4);
     bool has_tunnels = false;

@@ -33,6 +33,9 @@ struct tunnel_truth {
 };
 using truth_ptr = std::shared_ptr<const tunnel_truth>;
 
+/// What was answered, by (namespace, tunnel); null: there is no such tunnel.
+using answers = std::map<std::pair<std::string, std::string>, truth_ptr>;
+
 /// The tunnel that a name in an HTTPRoute's namespace means; null: there is none. Asked once per tunnel and call.
 using find_tunnel = std::function<truth_ptr(std::string_view route_namespace, std::string_view tunnel)>;
 
@@ -61,8 +64,8 @@ struct transformed {
   std::string error;     ///< not empty: the request is no message, and there is no response
   std::string response;  ///< an encoded PostTranslateModifyResponse
   transform_counts counts;
-  /// What was answered, by (namespace, tunnel); null: there is no such tunnel.
-  std::map<std::pair<std::string, std::string>, truth_ptr> answered;
+  std::string fleet;     ///< whose translation it is: what its route configurations' names begin with
+  answers answered;
 };
 
 /// `request`: an encoded PostTranslateModifyRequest. The answer to an answer, with the same truth, is that answer.

@@ -39,6 +39,7 @@ constexpr metric table[] = {
     {"warren_mass_silence", type::gauge, "", "1 while silence does not count, because too many fell silent at once."},
     {"warren_agent_commands_total", type::counter, "command", "Commands sent to agents."},
     {"warren_partitions_owned", type::gauge, "", "Partitions that this instance owns."},
+    {"warren_partitions_behind", type::gauge, "", "Partitions of this instance that have not looked at their clock for 3 s."},
     {"warren_takeovers_total", type::counter, "", "Partitions taken by this instance."},
     {"warren_recorder_left_out_total", type::counter, "", "Steps too large for the flight recorder."},
     // bus
@@ -77,6 +78,8 @@ constexpr metric table[] = {
     {"nso_extension_connector_clusters_replaced_total", type::counter, "", "Clusters replaced by ones that lead to connectors."},
     {"nso_extension_connector_routes_applied_total", type::counter, "", "Virtual hosts whose CONNECT was led to a connector or refused."},
     {"nso_extension_connector_offline_routes_total", type::counter, "", "Visitors' routes that were made to answer 503."},
+    {"warren_retranslate_signals_total", type::counter, "reason", "Times that Envoy Gateway had to be asked to translate again."},
+    {"warren_retranslate_webhook_total", type::counter, "outcome", "Attempts to deliver such a signal to the webhook."},
     // admin API
     {"warren_admin_requests_total", type::counter, "code", "Requests to the admin API by gRPC status."},
     {"warren_admin_forward_retries_total", type::counter, "", "Requests sent again because a partition's owner was not found or refused."},
