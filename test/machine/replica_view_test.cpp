@@ -353,24 +353,26 @@ TEST_CASE("conditions derived step by step equal those derived at once") {
   }
 }
 
-TEST_CASE("10,000 tunnels load in well under a second, and a change costs what it affects", "[time]") {
+TEST_CASE("a change costs what it affects, however many tunnels there are") {
   std::vector<v1::Row> all;
   for (int i = 0; i < 10'000; ++i)
     for (auto& r : live("t" + std::to_string(i), 2, "e" + std::to_string(i / 20))) all.push_back(std::move(r));
   world w;
-  const auto begin = std::chrono::steady_clock::now();
   w.load(2, all);
-  const auto loaded = std::chrono::steady_clock::now();
+  std::size_t changes = 0, touched_most = 0;
+  const auto token = w.v.subscribe([&](const change_set& c) {
+    ++changes;
+    touched_most = std::max({touched_most, c.tunnels.size(), c.derived.size(), c.routes.size(), c.connectors.size()});
+  });
   for (revision_t r = 3; r < 1003; ++r) {
     auto c = rows::connector("p", "e1", r);
     c.set_online(r % 2 == 0);
     w.hint(r, {rows::row(c)});
   }
-  const auto flipped = std::chrono::steady_clock::now();
-  WARN("load ms " << (loaded - begin) / 1ms << ", 1,000 flips of 20 tunnels ms " << (flipped - loaded) / 1ms);
+  w.v.unsubscribe(token);
   CHECK(w.v.read([](const tables& t) { return t.derived.size(); }) == 10'000);
-  CHECK(loaded - begin < 5s);  // an unoptimised build on a busy machine
-  CHECK(flipped - loaded < 5s);
+  CHECK(changes == 1'000);
+  CHECK(touched_most == 20);  // the tunnels of one connector, however many there are
 }
 
 // ---- lists ----
