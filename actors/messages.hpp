@@ -11,6 +11,7 @@
 #include <caf/all.hpp>
 
 #include "actors/core/ids.hpp"
+#include "actors/core/limits.hpp"
 #include "actors/core/save.hpp"
 #include "actors/core/time.hpp"
 #include "warren/bus/v1/bus.pb.h"
@@ -107,10 +108,12 @@ struct placement_view {
 
 struct bus_message {
   std::string subject, payload, reply_to;  ///< reply_to empty: nobody waits
+  std::shared_ptr<const void> place = {};  ///< among what may wait for the receiver; goes with whatever comes of it
 };
 struct bus_publish {
   std::string subject, payload;
   bool bulk = false;  ///< may wait a millisecond to travel with others
+  std::shared_ptr<const void> place = {};  ///< of the message that this answers
 };
 struct bus_request {
   std::string subject, payload;
@@ -120,8 +123,13 @@ struct bus_reply {
   std::string error;    ///< "", "no_responders", "timeout", "disconnected", "overloaded"
   std::string payload;
 };
-/// Messages on `subject` go to `receiver` as bus_message until unsubscribed or until it ends.
-struct bus_subscribe { std::string subject; caf::actor receiver; };
+/// Messages on `subject` go to `receiver` as bus_message until unsubscribed or until it ends. Beyond what may wait
+/// (their places are taken) they are dropped and counted: mailboxes have no bound of their own.
+struct bus_subscribe {
+  std::string subject;
+  caf::actor receiver;
+  std::size_t messages_max = limits::bus_pending_messages_max, bytes_max = limits::bus_pending_bytes_max;
+};
 struct bus_unsubscribe { std::string subject; caf::actor receiver; };
 struct bus_state { bool connected = false; };  ///< sent to whoever asked with bus_watch
 struct bus_watch { caf::actor receiver; };
@@ -142,6 +150,8 @@ struct agent_message {
   enum class what : std::uint8_t { hello, heartbeat, event, command_reply };
   what kind = what::heartbeat;
   std::string project, name, payload, reply_to;
+  std::shared_ptr<const void> place = {};  ///< among what may wait of the bus
+  std::shared_ptr<const void> line = {};   ///< among what may wait for its connector
 };
 /// A hint that the agent's NATS connection has ended (system account): no more than a suspicion.
 struct agent_disconnected { std::string project, name; };

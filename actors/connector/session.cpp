@@ -42,18 +42,6 @@ bool current_session(transition& t, std::int64_t session, const std::string& tok
 
 bool sent_before_bye(const state& s, std::int64_t sequence) { return s.said_bye() && sequence <= s.bye_sequence(); }
 
-busv1::HelloReply hello_error(errc code, std::string message, std::int64_t retry_after_ms) {
-  busv1::HelloReply r;
-  r.set_version(1);
-  r.set_error(std::string{to_string(code)});
-  r.set_message(std::move(message));
-  r.set_retry_after_ms(retry_after_ms);
-  return r;
-}
-
-/// Without a row or a key nobody can be let in; worth a try again only when an operator has acted.
-constexpr std::int64_t stranger_retry_ms = 10'000;
-
 std::string digest_of(const state& s) {
   busv1::Addressing addressing;
   if (s.has_addressing()) {
@@ -89,6 +77,15 @@ void hear_report(state& s, const busv1::Report& r) {
 
 }  // namespace
 
+busv1::HelloReply hello_error(errc code, std::string message, std::int64_t retry_after_ms) {
+  busv1::HelloReply r;
+  r.set_version(1);
+  r.set_error(std::string{to_string(code)});
+  r.set_message(std::move(message));
+  r.set_retry_after_ms(retry_after_ms);
+  return r;
+}
+
 void hear_hello(transition& t, const v1::HelloHeard& h, const event& e, moment now) {
   state& s = t.next;
   const auto& hello = h.hello();
@@ -96,9 +93,9 @@ void hear_hello(transition& t, const v1::HelloHeard& h, const event& e, moment n
     if (!h.reply_to().empty()) t.announce.push_back(agent_reply{h.reply_to(), std::move(r)});
   };
   if (!s.known()) return answer(hello_error(errc::unavailable, "the connector is being read", ms(limits::repeat_after)));
-  if (!exists(s)) return answer(hello_error(errc::not_found, "there is no such connector", stranger_retry_ms));
+  if (!exists(s)) return answer(hello_error(errc::not_found, "there is no such connector", ms(limits::stranger_retry)));
   if (s.row().public_key().empty())
-    return answer(hello_error(errc::failed_precondition, "the connector is not enrolled", stranger_retry_ms));
+    return answer(hello_error(errc::failed_precondition, "the connector is not enrolled", ms(limits::stranger_retry)));
 
   auto& challenges = *s.mutable_challenges();
   drop_if(challenges, [&](const auto& c) { return now.steady_ms > c.until_ms(); });
@@ -122,7 +119,7 @@ void hear_hello(transition& t, const v1::HelloHeard& h, const event& e, moment n
   challenges.erase(found);  // one try each
   if (!protocol::ed25519_verify(s.row().public_key(),
                                 protocol::hello_to_sign(s.project(), "connector", s.name(), hello), hello.signature()))
-    return answer(hello_error(errc::permission_denied, "the signature does not fit the connector's key", stranger_retry_ms));
+    return answer(hello_error(errc::permission_denied, "the signature does not fit the connector's key", ms(limits::stranger_retry)));
 
   if (s.has_welcome()) {
     auto overtaken = hello_error(errc::superseded, "a newer agent holds this connector's key", 0);
@@ -200,7 +197,7 @@ void hear_command_reply(state& s, const busv1::CommandReply& r, moment now) {
 
 void refuse_welcome(transition& t) {
   state& s = t.next;
-  auto sorry = hello_error(errc::internal, "the session could not be stored", stranger_retry_ms);
+  auto sorry = hello_error(errc::internal, "the session could not be stored", ms(limits::stranger_retry));
   if (!s.welcome().reply_to().empty()) t.announce.push_back(agent_reply{s.welcome().reply_to(), std::move(sorry)});
   s.clear_welcome();
 }

@@ -12,6 +12,9 @@ void hear_heartbeat(transition& t, const v1::HeartbeatHeard& h, moment now);
 void hear_agent_event(transition& t, const v1::AgentEventHeard& h, moment now);
 void hear_command_reply(state& s, const busv1::CommandReply& r, moment now);
 
+/// The answer to a hello that is not welcome.
+busv1::HelloReply hello_error(errc code, std::string message, std::int64_t retry_after_ms);
+
 /// The session that a good hello waits for will not be stored.
 void refuse_welcome(transition& t);
 

@@ -39,6 +39,12 @@ inline constexpr std::size_t agent_version_bytes_max = 64;
 inline constexpr std::size_t bus_pending_messages_max = 65'536;      // per subscription; beyond: dropped and counted
 inline constexpr std::size_t bus_pending_bytes_max = 64 * 1024 * 1024;
 inline constexpr std::size_t bus_requests_max = 20'000;              // outstanding, per instance
+// What agents say, per partition and kind of subject, from the bus until its connector has handled it; beyond:
+// dropped and counted. 10,000 agents of one project say as much in 1.6 s.
+inline constexpr std::size_t agents_waiting_messages_max = 8192;
+inline constexpr std::size_t agents_waiting_bytes_max = 4 * 1024 * 1024;
+inline constexpr std::size_t connector_waiting_messages_max = 64;    // of these for one connector: a lease's heartbeats,
+                                                                     // and a flood of one agent's is its own
 
 // ---- retries: delayed self-messages, full jitter ----
 inline constexpr auto conflict_retry_first = 20ms;
@@ -67,6 +73,12 @@ inline constexpr auto mass_silence_max = 5min;
 inline constexpr int mass_silence_percent = 5;
 inline constexpr int mass_silence_connectors_min = 20;
 inline constexpr auto dial_answer_max = 10s;            // from the dialer, its queue included; then: never dialled
+inline constexpr std::size_t agent_wakes_at_a_time = 64;  // rows of sleeping connectors read for their agents, per partition:
+                                                          // 20 ms of a store's lane
+inline constexpr std::size_t agent_wakes_max = 1024;      // those that are read and those whose turn comes; beyond: `unavailable`
+inline constexpr std::size_t agent_wake_messages_max = 4; // kept for each meanwhile: hello, heartbeat, report
+inline constexpr auto stranger_retry = 10s;             // of an agent without a row or a key: an operator has to act first
+inline constexpr std::size_t strangers_told_max = 20;   // heartbeats of such answered, per partition and second
 inline constexpr int challenges_max = 4;                // outstanding, per connector
 inline constexpr int attachment_wishes_max = 1024;      // not stored yet, per connector; tunnels ask again
 inline constexpr int attachment_batch = 256;            // attachments per transition
@@ -86,6 +98,7 @@ inline constexpr auto instance_silent_after = 300ms;    // three of them: the da
 inline constexpr auto judge_first = 20ms;               // PostgreSQL frees a dead one's lock within milliseconds
 inline constexpr auto judge_max = 200ms;                // how long after its end a lease that ends is noticed
 inline constexpr auto handover_answer = 500ms;          // from a successor; then the next partition is released
+inline constexpr auto partition_behind_after = 3s;      // without looking at its clock: it is named in /readyz
 inline constexpr int moves_max = 8;                     // released in one round of balancing
 inline constexpr int partitions_default = 64;
 
@@ -99,6 +112,9 @@ inline constexpr auto store_answer_max = 30s;           // its promise for whate
 inline constexpr auto passivate_after = 60s;            // an entity with nothing owed and nobody asking
 inline constexpr std::size_t entity_pending_commands_max = 64;
 inline constexpr std::size_t activate_batch = 500;      // rows per bulk load
+
+// ---- scheduling ----
+inline constexpr std::size_t actor_turn_messages = 64;  // then another actor has its turn, whatever waits for this one
 
 // ---- lists and watches ----
 inline constexpr int page_size_default = 100;

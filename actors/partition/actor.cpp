@@ -6,6 +6,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include "actors/connector/session.hpp"
 #include "actors/core/subjects.hpp"
 #include "actors/core/wire.hpp"
 
@@ -61,7 +62,7 @@ tunnel_actor find_tunnel(self_ptr self, const std::string& project, const std::s
 
 connector_actor find_connector(self_ptr self, const std::string& project, const std::string& name,
                                bool preloaded = false) {
-  auto& handle = self->state.connectors[{project, name}];
+  auto& handle = self->state.connectors[{project, name}].handle;
   if (!handle) {
     handle =
         self->spawn<caf::monitored>(connector::actor, context_for_entity(self), project, name, preloaded);
@@ -243,7 +244,7 @@ void tell_class(self_ptr self, const std::string& name, bool only_if_changed) {
       continue;
     }
     auto it = s.connectors.find(k);
-    if (it != s.connectors.end()) self->send(it->second, message);
+    if (it != s.connectors.end()) self->send(it->second.handle, message);
   }
 }
 
@@ -368,17 +369,131 @@ void adopt(self_ptr self) {
           [](const caf::error&) {});
 }
 
+// ---- agents ----
+// Anybody who can reach the bus can name any connector, and as often as he likes: a message wakes nobody before it is
+// known that there is somebody, and what waits is bounded everywhere.
+
+/// A hello that will be welcome at another time, or never.
+void refuse_hello(self_ptr self, const agent_message& m, errc code, std::string words, millis retry) {
+  if (m.kind != agent_message::what::hello || m.reply_to.empty()) return;
+  const auto reply = connector::hello_error(code, std::move(words), retry.count());
+  self->send(self->state.ctx.entity.bus, bus_publish{m.reply_to, reply.SerializeAsString(), false, m.place});
+}
+
+std::string subject_of(self_ptr self, const agent_message& m) {
+  const auto id = self->state.ctx.entity.id;
+  switch (m.kind) {
+    case agent_message::what::hello: return bus::hello_subject(id, m.project, bus::kind_connector, m.name);
+    case agent_message::what::event: return bus::event_subject(id, m.project, bus::kind_connector, m.name);
+    default: return bus::heartbeat_subject(id, m.project, bus::kind_connector, m.name);
+  }
+}
+
+/// There is no room for it: its agent says it again.
+void no_room(self_ptr self, const agent_message& m, const char* where) {
+  drop(self, subject_of(self, m), {"behind", {}, where});
+  refuse_hello(self, m, errc::unavailable, "too much is waiting; try again", limits::repeat_after);
+}
+
+/// Nobody of this name exists: an agent of a connector that was deleted learns so by its next hello.
+void hear_stranger(self_ptr self, const agent_message& m) {
+  auto& s = self->state;
+  drop(self, subject_of(self, m), {"unknown", {}, "there is no such connector"});
+  if (m.kind == agent_message::what::hello) {
+    if (wire::parse_hello(m.payload))
+      refuse_hello(self, m, errc::not_found, "there is no such connector", limits::stranger_retry);
+    return;
+  }
+  const auto now = steady_ms(self);
+  if (now >= s.strangers_told_since_ms + 1000) {
+    s.strangers_told_since_ms = now;
+    s.strangers_told = 0;
+  }
+  if (s.strangers_told >= limits::strangers_told_max) return;
+  std::int64_t session = 0;
+  if (m.kind == agent_message::what::heartbeat) {
+    const auto beat = wire::parse_heartbeat(m.payload);
+    if (!beat) return;
+    session = beat->session();
+  } else {
+    const auto said = wire::parse_event(m.payload);
+    if (!said) return;
+    session = said->session();
+  }
+  ++s.strangers_told;
+  busv1::AgentCommand again;
+  again.set_version(1);
+  again.set_incarnation(s.ctx.entity.incarnation);
+  again.set_epoch(s.ctx.entity.epoch);
+  again.set_session(session);
+  again.mutable_hello_again();
+  auto to = m.reply_to.empty() ? bus::command_subject(m.project, bus::kind_connector, m.name) : m.reply_to;
+  self->send(s.ctx.entity.bus, bus_publish{std::move(to), again.SerializeAsString(), false, m.place});
+}
+
+void hand_over(self_ptr self, awake_connector& to, agent_message m) {
+  if (!to.line) to.line = std::make_shared<const char>('\0');
+  if (to.line.use_count() > static_cast<long>(limits::connector_waiting_messages_max))
+    return no_room(self, m, "its connector is behind");
+  m.line = to.line;
+  self->send(to.handle, std::move(m));
+}
+
+/// The row of a connector whose agent has spoken, as the database has it.
+void wake_spoken_to(self_ptr self, const key& k, loaded& answer, std::vector<agent_message> waiting) {
+  auto& s = self->state;
+  if (!s.connectors.contains(k)) {
+    if (!answer.error.empty()) {
+      for (const auto& m : waiting) no_room(self, m, "its connector cannot be read");
+      return;
+    }
+    v1::Reloaded reloaded;
+    for (auto& row : answer.rows) {
+      if (row.has_connector()) *reloaded.mutable_row() = std::move(row);
+      else *reloaded.add_children() = std::move(row);
+    }
+    if (!reloaded.has_row()) {
+      for (const auto& m : waiting) hear_stranger(self, m);
+      return;
+    }
+    self->send(find_connector(self, k.first, k.second, true), std::move(reloaded));
+  }
+  auto& awake = s.connectors.at(k);
+  for (auto& m : waiting) hand_over(self, awake, std::move(m));
+}
+
+void read_sleepers(self_ptr self) {
+  auto& s = self->state;
+  for (const auto& k : s.asleep.next())
+    self->request(s.ctx.entity.store, caf::infinite,
+                  load_entity{"connector", k.first, k.second, s.ctx.entity.id, s.ctx.entity.epoch})
+        .then(
+            [self, k](loaded& answer) {
+              if (answer.lost) return self->quit();
+              wake_spoken_to(self, k, answer, self->state.asleep.read(k));
+              read_sleepers(self);
+            },
+            [self](const caf::error&) { self->quit(caf::exit_reason::unhandled_exception); });
+}
+
 void agent_said(self_ptr self, const bus_message& m, const bus::parsed_subject& subject) {
-  const std::string project{subject.project}, name{subject.name};
+  auto& s = self->state;
+  const key k{subject.project, subject.name};
   if (m.payload.size() > limits::agent_message_bytes_max)
     return drop(self, m.subject, {"oversized", {}, std::to_string(m.payload.size()) + " bytes"});
-  if (reserved(self) || !ours(self, project) || subject.kind != bus::kind_connector)
+  if (reserved(self) || !ours(self, k.first) || subject.kind != bus::kind_connector)
     return drop(self, m.subject, {"foreign", {}, "not of this partition"});
   auto kind = agent_message::what::heartbeat;
   if (subject.room == bus::subject_room::hello) kind = agent_message::what::hello;
   if (subject.room == bus::subject_room::event) kind = agent_message::what::event;
-  self->send(find_connector(self, project, name),
-             agent_message{kind, project, name, m.payload, m.reply_to});
+  agent_message said{kind, k.first, k.second, m.payload, m.reply_to, m.place};
+  if (const auto awake = s.connectors.find(k); awake != s.connectors.end())
+    return hand_over(self, awake->second, std::move(said));
+  const auto known =
+      s.ctx.knows_connector ? s.ctx.knows_connector(s.ctx.entity.id, s.ctx.started_revision, k) : std::nullopt;
+  if (known == false) return hear_stranger(self, said);
+  if (!s.asleep.wait(k, said)) return no_room(self, said, "too many connectors are being read");
+  read_sleepers(self);
 }
 
 void tick(self_ptr self) {
@@ -391,6 +506,7 @@ void tick(self_ptr self) {
   hint.set_epoch(e.epoch);
   hint.set_revision(s.ctx.seen_revision(e.id));
   self->send(e.bus, bus_publish{bus::revision_subject(e.id), hint.SerializeAsString(), true});
+  if (s.ctx.looked_at_ms) *s.ctx.looked_at_ms = steady_ms(self);
   std::vector<std::string> classes;
   for (const auto& [name, interested] : s.class_interest) classes.push_back(name);
   for (const auto& name : classes) tell_class(self, name, true);
@@ -400,10 +516,13 @@ void tick(self_ptr self) {
   self->delayed_send(self, 1s, wake_up{0});
 }
 
+template <class Handle> const Handle& handle_of(const Handle& handle) { return handle; }
+const connector_actor& handle_of(const awake_connector& awake) { return awake.handle; }
+
 /// Whose handle it was; nullopt: none of these.
 template <class Map> std::optional<key> erase_handle(Map& map, const caf::actor_addr& source) {
   for (auto it = map.begin(); it != map.end(); ++it)
-    if (it->second && caf::actor_cast<caf::actor_addr>(it->second) == source) {
+    if (const auto& handle = handle_of(it->second); handle && caf::actor_cast<caf::actor_addr>(handle) == source) {
       auto k = it->first;
       map.erase(it);
       return k;
@@ -416,7 +535,7 @@ template <class Map> std::optional<key> erase_handle(Map& map, const caf::actor_
 template <class Map> void let_go(self_ptr self, Map& map, const key& k) {
   auto it = map.find(k);
   if (it == map.end()) return;
-  auto handle = it->second;
+  auto handle = handle_of(it->second);
   map.erase(it);
   self->demonitor(handle.address());
   self->send_exit(handle, caf::exit_reason::user_shutdown);
@@ -437,7 +556,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
   if (!reserved(self))
     for (const auto& subject :
          {bus::hello_wildcard(e.id), bus::heartbeat_wildcard(e.id), bus::event_wildcard(e.id)})
-      self->send(e.bus, bus_subscribe{subject, me});
+      self->send(e.bus, bus_subscribe{subject, me, limits::agents_waiting_messages_max, limits::agents_waiting_bytes_max});
   self->set_down_handler([self](const caf::down_msg& down) {
     // A fresh one goes on from its row: the failed one may have owed something. Not at once, as it may fail
     // over the same row again. Gateways and classes owe nothing; the next command activates them.
@@ -520,17 +639,17 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
       [self](const adopt_rivals&) { adopt(self); },
       [self](const agent_disconnected& d) {
         auto it = self->state.connectors.find({d.project, d.name});
-        if (it != self->state.connectors.end()) self->send(it->second, d);
+        if (it != self->state.connectors.end()) self->send(it->second.handle, d);
       },
       [self](const mass_silence& m) {
         self->state.silence = m.on;
-        for (auto& [k, handle] : self->state.connectors) self->send(handle, m);
+        for (auto& [k, awake] : self->state.connectors) self->send(awake.handle, m);
       },
       [self](const bus_state& b) {
         auto& st = self->state;
         if (b.connected && !st.bus_connected && st.loaded && !reserved(self)) st.roll_from.emplace();
         st.bus_connected = b.connected;
-        for (auto& [k, handle] : st.connectors) self->send(handle, b);
+        for (auto& [k, awake] : st.connectors) self->send(awake.handle, b);
       },
       [self](const wake_up& w) {
         if (w.serial == 1) return load(self);

@@ -2,7 +2,9 @@
 // supervises and passivates entities, and routes between them, the bus and the gateways' reports.
 #pragma once
 
+#include <atomic>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -11,6 +13,7 @@
 
 #include "actors/connector/actor.hpp"
 #include "actors/partition/acks.hpp"
+#include "actors/partition/sleepers.hpp"
 #include "actors/registry/actor.hpp"
 #include "actors/shell.hpp"
 #include "actors/tunnel/actor.hpp"
@@ -34,7 +37,20 @@ struct partition_context {
   using names = std::vector<std::pair<std::string, std::string>>;
   std::function<std::optional<names>(partition_id, const std::pair<std::string, std::string>& after, std::size_t limit)>
       offline_connectors;
+  /// Whether this partition has such a connector; empty, or no function: the replica is not warm yet, or has not seen
+  /// `at_least`, what the partition's former owner may have written.
+  std::function<std::optional<bool>(partition_id, revision_t at_least, const std::pair<std::string, std::string>& connector)>
+      knows_connector;
+  revision_t started_revision = 0;  ///< of the partition, when it was taken
+  /// Told each second when it last looked at its clock: it answers. Shared with placement; null: nobody wants to know.
+  std::shared_ptr<std::atomic<std::int64_t>> looked_at_ms;
   bool bus_connected = true;
+};
+
+/// A connector that is awake.
+struct awake_connector {
+  connector_actor handle;
+  std::shared_ptr<const void> line;  ///< held by each of its agent's messages that it has not handled yet; null: none came
 };
 
 struct actor_state {
@@ -43,7 +59,8 @@ struct actor_state {
   partition_context ctx;
   using key = std::pair<std::string, std::string>;  ///< project, name
   std::map<key, tunnel_actor> tunnels;
-  std::map<key, connector_actor> connectors;
+  std::map<key, awake_connector> connectors;
+  sleepers<agent_message> asleep;                     ///< connectors whose agents have spoken and whose rows are being read
   std::map<key, registry::registry_actor> registry;  ///< kind, name
   gateway_acks acks;
   std::map<key, std::string> waiting;                 ///< tunnels that want to hear of gateways, with their class
@@ -56,6 +73,8 @@ struct actor_state {
   std::optional<key> roll_from;                       ///< the last offline connector that was called; none: all were
   std::int64_t incarnation = 0;
   int load_tries = 0;
+  std::int64_t strangers_told_since_ms = 0;           ///< when the present second of telling strangers began
+  std::size_t strangers_told = 0;                     ///< in it
   std::int64_t drop_said_ms = 0;                      ///< when a dropped message was last logged
   std::uint64_t drops_unsaid = 0;                     ///< since then
 };

@@ -30,7 +30,22 @@ std::int64_t steady_ms(self_ptr self) {
 void changed(self_ptr self) {
   auto& s = self->state;
   s.ctx.partition.entity.count->set("warren_partitions_owned", static_cast<double>(s.epochs.size()));
-  if (s.ctx.on_change) s.ctx.on_change({s.epochs, s.held, s.ctx.me});
+  if (s.ctx.on_change) s.ctx.on_change({s.epochs, s.held, s.ctx.me, s.behind});
+}
+
+/// Partitions that do not answer are told of: nobody else would say why what they hold stands still.
+void look_for_behind(self_ptr self) {
+  auto& s = self->state;
+  const auto before = steady_ms(self) - limits::partition_behind_after / 1ms;
+  std::set<partition_id> behind;
+  for (const auto& [id, looked] : s.looked_at_ms)
+    if (*looked < before) behind.insert(id);
+  s.ctx.partition.entity.count->set("warren_partitions_behind", static_cast<double>(behind.size()));
+  if (behind == s.behind) return;
+  for (auto id : behind)
+    if (!s.behind.contains(id)) spdlog::error("partition {} is behind: it has not looked at its clock for {} s", id, limits::partition_behind_after / 1s);
+  s.behind = std::move(behind);
+  changed(self);
 }
 
 void stop(self_ptr self, partition_id id) {
@@ -41,6 +56,7 @@ void stop(self_ptr self, partition_id id) {
   self->send_exit(it->second, caf::exit_reason::user_shutdown);
   s.running.erase(it);
   s.epochs.erase(id);
+  s.looked_at_ms.erase(id);
 }
 
 void stop_all(self_ptr self, const char* why) {
@@ -68,6 +84,8 @@ void start(self_ptr self, const partition_row& row) {
   ctx.entity.epoch = row.epoch;
   ctx.entity.incarnation = s.incarnation;
   ctx.bus_connected = s.bus_ok;
+  ctx.started_revision = row.revision;
+  ctx.looked_at_ms = s.looked_at_ms[row.id] = std::make_shared<std::atomic<std::int64_t>>(steady_ms(self));
   auto handle = self->spawn<caf::monitored>(partition::actor, std::move(ctx));
   if (s.silence) self->send(handle, mass_silence{true});
   s.running[row.id] = std::move(handle);
@@ -420,6 +438,7 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
       const auto gone = id;
       st.running.erase(gone);
       st.epochs.erase(gone);
+      st.looked_at_ms.erase(gone);
       changed(self);
       return;
     }
@@ -486,6 +505,7 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
           default:
             end_lease(self);
             renew(self);
+            look_for_behind(self);
             self->delayed_send(self, std::min<millis>(self->state.ctx.lease / 3, limits::instance_renew), wake_up{renewal});
         }
       },

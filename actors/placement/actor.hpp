@@ -2,8 +2,10 @@
 // stops their actors. One per instance.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
+#include <memory>
 #include <set>
 #include <vector>
 
@@ -24,7 +26,13 @@ struct drain {};
 struct drained { int released = 0; };
 /// Which partitions run here, for readiness and for the API.
 struct owned_query {};
-struct owned_partitions { std::map<partition_id, epoch_t> epochs; bool lease = false; instance_id me = 0; };
+/// `behind`: those of them that have not looked at their clock for limits::partition_behind_after.
+struct owned_partitions {
+  std::map<partition_id, epoch_t> epochs;
+  bool lease = false;
+  instance_id me = 0;
+  std::set<partition_id> behind;
+};
 
 }  // namespace warren
 
@@ -68,6 +76,8 @@ struct actor_state {
   placement_context ctx;
   std::map<partition_id, partition_actor> running;
   std::map<partition_id, epoch_t> epochs;
+  std::map<partition_id, std::shared_ptr<std::atomic<std::int64_t>>> looked_at_ms;  ///< when each last looked at its clock
+  std::set<partition_id> behind;    ///< those that have not for too long
   std::int64_t lease_until_ms = 0;  ///< our steady clock, counted from before the renewal was sent
   bool held = false;
   bool bus_ok = true;

@@ -1,6 +1,8 @@
 // services/bus/actor.cpp -- the connection as an actor.
 #include "services/bus/actor.hpp"
 
+#include <atomic>
+#include <chrono>
 #include <map>
 #include <set>
 #include <string>
@@ -28,6 +30,56 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(warren::bus::answered)
 namespace warren::bus {
 
 namespace {
+
+/// What of one subscription waits in its receiver's mailbox, or for what comes of it there.
+class allowance : public std::enable_shared_from_this<allowance> {
+public:
+  allowance(std::size_t messages_max, std::size_t bytes_max) : messages_max_{messages_max}, bytes_max_{bytes_max} {}
+
+  /// A place that is free again when its last holder lets it go; null: there is none. Called by one thread at a time.
+  std::shared_ptr<const void> take(std::size_t bytes) {
+    if (messages_ >= messages_max_ || bytes_ + bytes > bytes_max_) return nullptr;
+    return std::make_shared<const place>(shared_from_this(), bytes);
+  }
+
+private:
+  struct place {
+    std::shared_ptr<allowance> of;
+    std::size_t bytes;
+    place(std::shared_ptr<allowance> a, std::size_t n) : of{std::move(a)}, bytes{n} {
+      of->messages_ += 1;
+      of->bytes_ += bytes;
+    }
+    ~place() {
+      of->messages_ -= 1;
+      of->bytes_ -= bytes;
+    }
+    place(const place&) = delete;
+    place& operator=(const place&) = delete;
+  };
+
+  const std::size_t messages_max_, bytes_max_;
+  std::atomic<std::size_t> messages_{0}, bytes_{0};
+};
+
+/// Counts what a receiver that is behind does not get, and says so once a second at most. One thread at a time.
+struct behind {
+  counters* counts;
+  std::chrono::steady_clock::time_point said_at{};
+  std::size_t unsaid = 0;
+
+  void dropped(std::string_view subject) {
+    if (counts != nullptr) counts->add("warren_bus_dropped_total", "behind");
+    const auto now = std::chrono::steady_clock::now();
+    if (now < said_at + 1s) {
+      ++unsaid;
+      return;
+    }
+    spdlog::warn("bus: dropped a message on {}: its receiver is behind; {} more since the last line", subject,
+                 std::exchange(unsaid, 0));
+    said_at = now;
+  }
+};
 
 using shell_actor = bus_actor::extend<caf::reacts_to<answered>, caf::reacts_to<bus_state>>;
 
@@ -63,10 +115,14 @@ void subscribe(self_ptr self, const bus_subscribe& wanted) {
   if (subjects.count(wanted.subject) > 0) return;
   // Weak: a subscription must not keep its receiver alive.
   auto handle = self->state.to->subscribe(
-      wanted.subject, [to = caf::actor_cast<caf::actor_addr>(wanted.receiver)](
-                          std::string_view subject, std::string_view payload, std::string_view reply_to) {
-        if (const auto receiver = caf::actor_cast<caf::actor>(to))
-          caf::anon_send(receiver, bus_message{std::string{subject}, std::string{payload}, std::string{reply_to}});
+      wanted.subject, [to = caf::actor_cast<caf::actor_addr>(wanted.receiver), late = behind{self->state.counts}, pattern = wanted.subject,
+                       room = std::make_shared<allowance>(wanted.messages_max, wanted.bytes_max)](
+                          std::string_view subject, std::string_view payload, std::string_view reply_to) mutable {
+        const auto receiver = caf::actor_cast<caf::actor>(to);
+        if (!receiver) return;
+        auto place = room->take(subject.size() + payload.size() + reply_to.size());
+        if (!place) return late.dropped(pattern);
+        caf::anon_send(receiver, bus_message{std::string{subject}, std::string{payload}, std::string{reply_to}, std::move(place)});
       });
   if (!handle) {
     spdlog::error("bus: cannot subscribe to {}", wanted.subject);

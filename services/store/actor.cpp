@@ -93,7 +93,7 @@ store_actor spawn_store(caf::actor_system& system, std::shared_ptr<store> s) {
 }
 
 lease_store_actor spawn_lease_store(caf::actor_system& system, std::shared_ptr<lease_store> s) {
-  return system.spawn(lease_store_behavior, std::move(s));
+  return system.spawn<caf::detached>(lease_store_behavior, std::move(s));  // renewals wait for no other actor
 }
 
 }  // namespace warren

@@ -87,6 +87,7 @@ struct placement_world : test::actor_fixture {
   placement_actor placement;
   std::vector<owned_partitions> changes;
   int views = 0;
+  millis lease{3000};
 
   placement_world() {
     leases.table.incarnation = 1;
@@ -108,6 +109,7 @@ struct placement_world : test::actor_fixture {
     c.partition.find_class = [](const std::string&) { return partition::partition_context::class_answer{}; };
     c.partition.seen_revision = [](partition_id) { return revision_t{0}; };
     c.me = 1;
+    c.lease = lease;
     c.on_change = [this](const owned_partitions& o) { changes.push_back(o); };
     c.on_view = [this](const placement_view&) { ++views; };
     placement = spawn(placement::actor, std::move(c));
@@ -433,4 +435,26 @@ TEST_CASE_METHOD(placement_world, "somebody whom the table did not have is looke
   hear(notice(77, "alive"));
   hear(notice(9, "alive"));
   CHECK(leases.judged.size() == looks + 1);  // the unknown one is looked for; the known one is not
+}
+
+TEST_CASE_METHOD(placement_world, "a partition that does not look at its clock is told of, until it does again") {
+  lease = 30s;
+  start();
+  advance(3s);
+  REQUIRE(running() == all);
+  CHECK(count.values["warren_partitions_behind"] == 0);
+  changes.clear();
+  // Four seconds at once, of which the partitions notice nothing before placement looks at them.
+  self->send(placement, wake_up{0});
+  sched.advance_time(4s);
+  run();
+  advance(2s);
+  const auto told = std::find_if(changes.begin(), changes.end(), [](const auto& o) { return !o.behind.empty(); });
+  REQUIRE(told != changes.end());
+  CHECK(told->behind == all);
+  CHECK(changes.back().behind.empty());
+  CHECK(count.values["warren_partitions_behind"] == 0);
+  changes.clear();
+  advance(5s);
+  CHECK(std::none_of(changes.begin(), changes.end(), [](const auto& o) { return !o.behind.empty(); }));
 }

@@ -446,6 +446,29 @@ TEST_CASE("the bus actor: requests answered, subscriptions until the receiver en
     return false;
   };
   CHECK(nobody_left("here.x"));
+  const auto counts_to = [&](const std::string& what, double n) {
+    const auto deadline = std::chrono::steady_clock::now() + 5s;
+    while (counts[what] != n && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(1ms);
+    return counts[what] == n;
+  };
+
+  // Whoever is behind gets no more than may wait; when it lets go of a message, there is room for another.
+  self->send(actor, bus_subscribe{"many", me, 10, 1 << 20});
+  self->send(actor, bus_subscribe{"large", me, 10, 1000});
+  CHECK(ask("nobody", 2s) == "no_responders|");
+  for (int n = 0; n < 25; ++n) self->send(actor, bus_publish{"many", std::to_string(n)});
+  for (int n = 0; n < 4; ++n) self->send(actor, bus_publish{"large", std::string(400, 'x')});
+  CHECK(counts_to("warren_bus_dropped_total{behind}", 15 + 2));
+  std::vector<bus_message> kept;
+  const auto take = [&] { self->receive([&](const bus_message& message) { kept.push_back(message); }); };
+  for (int n = 0; n < 12; ++n) take();
+  self->send(actor, bus_publish{"many", "too early"});
+  CHECK(counts_to("warren_bus_dropped_total{behind}", 15 + 2 + 1));
+  kept.clear();
+  self->send(actor, bus_publish{"many", "in time"});
+  take();
+  CHECK(kept.back().payload == "in time");
+  kept.clear();
 
   {
     auto receiver = system.spawn([](caf::event_based_actor*) -> caf::behavior { return {[](const bus_message&) {}}; });
