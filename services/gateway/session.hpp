@@ -36,6 +36,14 @@ struct refusal {
 };
 
 class session {
+/// One name as it shall be, and as the gateway has acknowledged it. A version is empty for "not there".
+struct programmed_name {
+  std::string name;
+  std::string intended, acknowledged;
+  bool under_way = false;  ///< sent, and not answered yet
+  bool refused = false;    ///< and withheld since
+};
+
 public:
   /// `c` outlives the session and changes only between calls, each change followed by changed().
   session(const catalogue& c, std::string gateway_class);
@@ -62,6 +70,8 @@ public:
   /// Partitions for which anything above may have changed since the last call.
   std::set<partition_id> take_touched();
   std::size_t bytes_sent() const { return bytes_sent_; }
+  /// Names of a type that follow `after`, in order, at most `max`.
+  std::vector<programmed_name> programmed(kind k, const std::string& after, std::size_t max) const;
   std::size_t responses_sent(kind k) const { return types_[index(k)].responses; }
   std::size_t nacks() const { return nacks_; }
   /// How long the last acknowledged response was under way.

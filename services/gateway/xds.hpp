@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,13 @@ struct gateway_status {
   std::size_t nacks = 0;
 };
 
+/// A page of what one gateway shall run beside what it has acknowledged.
+struct programmed_page {
+  bool connected = false;  ///< to this instance; false: nothing else is known
+  stream_state state = stream_state::connecting;
+  std::vector<programmed_name> names;
+};
+
 /// Serves registered gateways from start() to stop(). Thread-safe.
 class gateway_server {
 public:
@@ -63,6 +71,8 @@ public:
   void stop(millis over = millis{0});
 
   std::vector<gateway_status> status() const;
+  /// Names of a type that follow `after`, in order, at most `max`. Nothing: the server did not answer within a second.
+  std::optional<programmed_page> programmed(const std::string& gateway, kind k, const std::string& after, std::size_t max) const;
 
 private:
   struct impl;

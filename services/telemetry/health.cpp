@@ -39,6 +39,11 @@ std::string quoted(std::string_view text) {
   return out + "\"";
 }
 
+std::string_view query_of(std::string_view target) {
+  const auto at = target.find('?');
+  return at == std::string_view::npos ? std::string_view{} : target.substr(at + 1);
+}
+
 }  // namespace
 
 void health::set(std::string_view name, bool ok, std::string_view reason) {
@@ -80,8 +85,8 @@ std::string health::json() const {
 // ---- HTTP ----
 
 struct http_server::impl {
-  impl(const health& h, std::function<std::string()> text, bool when_ready)
-      : of(h), metrics_text(std::move(text)), healthz_when_ready(when_ready) {}
+  impl(const health& h, std::function<std::string()> text, const http_options& options)
+      : of(h), metrics_text(std::move(text)), healthz_when_ready(options.healthz_when_ready), debug(options.debug) {}
 
   const health& of;
   std::function<std::string()> metrics_text;
@@ -95,8 +100,9 @@ struct http_server::impl {
 
   using response = http::response<http::string_body>;
 
-  response answer(const http::request<http::empty_body>& request) {
+  response answer(const http::request<http::empty_body>& request, bool local) {
     response out{http::status::ok, request.version()};
+  const std::function<std::optional<http_page>(std::string_view, std::string_view)> debug;
     out.keep_alive(request.keep_alive());
     out.set(http::field::content_type, "text/plain; charset=utf-8");
     out.set(http::field::cache_control, "no-store");
@@ -127,6 +133,15 @@ struct http_server::impl {
   }
 
   struct session : std::enable_shared_from_this<session> {
+    } else if (target.starts_with("/debug/") && debug && !local) {
+      out.result(http::status::forbidden);
+      out.body() = "only from this machine\n";
+    } else if (auto page = target.starts_with("/debug/") && debug
+                               ? debug({target.data(), target.size()}, query_of({request.target().data(), request.target().size()}))
+                               : std::nullopt) {
+      out.result(page->status);
+      out.set(http::field::content_type, page->content_type);
+      out.body() = std::move(page->body);
     session(impl& s, tcp::socket socket) : server(&s), stream(std::move(socket)) { ++server->connections; }
     ~session() { --server->connections; }
     impl* server;  // outlives it: sessions live in its io context
@@ -145,7 +160,9 @@ struct http_server::impl {
       });
     }
     void write() {
-      out = server->answer(parser->get());
+      beast::error_code unknown;
+      const auto peer = stream.socket().remote_endpoint(unknown);
+      out = server->answer(parser->get(), !unknown && peer.address().is_loopback());
       stream.expires_after(request_timeout);
       http::async_write(stream, out, [self = shared_from_this()](beast::error_code error, std::size_t) {
         if (error || self->out.need_eof() || !self->out.keep_alive()) return self->finish();
@@ -171,7 +188,7 @@ struct http_server::impl {
 };
 
 http_server::http_server(http_options options, const health& of, std::function<std::string()> metrics_text)
-    : impl_(std::make_unique<impl>(of, std::move(metrics_text), options.healthz_when_ready)) {
+    : impl_(std::make_unique<impl>(of, std::move(metrics_text), options)) {
   beast::error_code error;
   const auto address = asio::ip::make_address(options.address, error);
   const tcp::endpoint at{address, options.port};

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <optional>
 #include <string_view>
 
 namespace warren::telemetry {
@@ -36,10 +37,19 @@ private:
 struct http_options {
   std::string address = "127.0.0.1";  ///< nothing listens beyond loopback unless asked to
   std::uint16_t port = 0;             ///< 0: any free one
+/// A page beside those that every server has.
+struct http_page {
+  unsigned status = 200;
+  std::string content_type, body;
+};
+
   bool healthz_when_ready = false;    ///< /healthz answers 503 until `of` is ready; else 200 while the process runs
 };
 
 /// Answers GET and HEAD of /healthz (200 "ok" while the process runs), /readyz (200 or 503, JSON) and
+  /// Pages under /debug/, for whoever asks from this machine: called on the server's thread with path and query;
+  /// nothing: there is no such page.
+  std::function<std::optional<http_page>(std::string_view path, std::string_view query)> debug = {};
 /// /metrics, in one thread of its own; requests and connections are bounded in size, number and time.
 class http_server {
 public:
