@@ -24,6 +24,7 @@
 #include "actors/core/limits.hpp"
 #include "actors/core/recorder.hpp"
 #include "actors/core/transition.hpp"
+#include "actors/log.hpp"
 #include "actors/messages.hpp"
 #include "actors/replay/digest.hpp"
 
@@ -165,13 +166,22 @@ template <class Traits, class Self> void begin(Self* self) {
   });
   self->set_exception_handler([self](std::exception_ptr& failure) {
     const auto& s = self->state;
+    std::string why = "no exception of ours";
     try {
       std::rethrow_exception(failure);
     } catch (const std::exception& e) {
-      spdlog::error("{} {}/{} has failed: {}", Traits::kind(s.machine), s.project, s.name, e.what());
+      why = e.what();
     } catch (...) {
-      spdlog::error("{} {}/{} has failed", Traits::kind(s.machine), s.project, s.name);
     }
+    const auto kind = Traits::kind(s.machine);
+    const auto request = [&]() -> std::string {
+      if constexpr (requires { s.machine.pending_size(); })
+        if (s.machine.pending_size() > 0) return s.machine.pending(0).command().caller().request_id();
+      return {};
+    }();
+    log_line(spdlog::level::err, "an entity has failed",
+             {{"kind", kind}, {"project", s.project}, {kind, s.name}, {"partition", s.ctx.id}, {"epoch", s.ctx.epoch},
+              {"request_id", request}, {"error", why}});
     answer_all(self, errc::internal, "this failed; the log says how");
     return caf::error{caf::exit_reason::unhandled_exception};
   });

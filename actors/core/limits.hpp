@@ -58,6 +58,11 @@ inline constexpr auto request_timeout_max = 60s;
 // ---- connectors ----
 inline constexpr auto heartbeat_interval_default = 2s;
 inline constexpr auto heartbeat_interval_unsaid = 10s;  // assumed of an agent after a takeover, until it says its own
+inline constexpr std::int64_t heartbeats_per_second_max = 5'000;   // of an instance's agents: 10,000 at the default interval; beyond
+                                                                   // that the interval doubles, so that heartbeats never
+                                                                   // crowd out what changes something
+inline constexpr auto heartbeat_interval_loaded_max = heartbeat_interval_unsaid;  // no longer, whatever the load
+inline constexpr std::int64_t heartbeats_per_lease_min = 4;        // nor longer than a quarter of the lease: three may get lost
 inline constexpr auto challenge_kept = 10s;
 inline constexpr auto roll_call_answer = 5s;
 inline constexpr std::size_t roll_call_offline = 10;    // offline ones called at a time, per partition and second
@@ -116,7 +121,12 @@ inline constexpr std::size_t activate_batch = 500;      // rows per bulk load
 // ---- scheduling ----
 inline constexpr std::size_t actor_turn_messages = 64;  // then another actor has its turn, whatever waits for this one
 
+// ---- log ----
+inline constexpr auto outage_line_every = 10s;          // of what fails again and again; the lines between are counted
+inline constexpr int news_lines_per_second = 10;        // of agents that come and go, per instance; the rest is counted
+
 // ---- lists and watches ----
+inline constexpr auto data_age_shown = 3s;              // of a read: three repeats of the revision have not come
 inline constexpr int page_size_default = 100;
 inline constexpr int page_size_max = 1000;
 inline constexpr std::size_t watches_max = 1000;        // per instance

@@ -7,6 +7,7 @@
 
 #include "actors/core/subjects.hpp"
 #include "actors/core/wire.hpp"
+#include "actors/log.hpp"
 
 namespace warren::placement {
 
@@ -309,11 +310,15 @@ void renew(self_ptr self, bool news) {
             if (!view.error.empty() || view.reconnected) st.others.database_was_away(now);
             st.renewal_failed = !view.error.empty() || !view.renewed;
             if (st.renewal_failed) {
-              if (!view.error.empty()) spdlog::warn("the instance lease was not renewed: {}", view.error);
+              if (const auto times = view.error.empty() ? std::nullopt : st.renewals.failed(now))
+                log_line(spdlog::level::warn, "the instance lease was not renewed",
+                         {{"instance_id", st.ctx.me}, {"error", view.error}, {"times", *times}});
               if (!std::exchange(st.renew_again_armed, true))
                 self->delayed_send(self, renew_again_after, wake_up{renew_again});
               return;
             }
+            if (const auto away_ms = st.renewals.over(now))
+              log_line(spdlog::level::info, "the instance lease is renewed again", {{"instance_id", st.ctx.me}, {"was_away_ms", *away_ms}});
             const auto until = sent + st.ctx.lease.count();
             if (until <= now) return renew(self);  // over before we heard of it
             st.lease_until_ms = until;

@@ -9,6 +9,7 @@
 #include <set>
 #include <vector>
 
+#include "actors/core/line_limits.hpp"
 #include "actors/messages.hpp"
 #include "actors/partition/actor.hpp"
 #include "actors/placement/peers.hpp"
@@ -86,6 +87,7 @@ struct actor_state {
   bool renewing = false;            ///< one is under way
   bool renew_once_more = false;     ///< what it says has changed since it was sent
   bool renew_again_armed = false;
+  outage renewals;                  ///< what was said of those that failed
   bool renewal_failed = false;      ///< the last one: we may be the one who is cut off
   bool taking = false;              ///< the first of to_take is under way
   std::vector<partition_id> to_take;

@@ -19,6 +19,8 @@
 #include <nats/nats.h>
 #include <spdlog/spdlog.h>
 
+#include "services/telemetry/logging.hpp"
+
 namespace warren::bus {
 
 namespace {
@@ -111,6 +113,8 @@ struct connection::impl : std::enable_shared_from_this<connection::impl> {
   std::set<std::shared_ptr<subscription::shared>> registry;
   std::shared_ptr<subscription::shared> inbox_subscription;
 
+  steady::time_point changed_at = steady::now();  // of `connected`; under state_mutex, as is the next
+  bool was_connected = false;
   std::recursive_mutex state_mutex;  // held while state callbacks run, so that changes arrive in order
   std::deque<state_callback> state_callbacks;
   std::atomic<bool> connected{false};
@@ -285,6 +289,13 @@ struct connection::impl : std::enable_shared_from_this<connection::impl> {
     const std::lock_guard lock{state_mutex};
     if (closed || connected.exchange(now_connected) == now_connected) return;
     if (counts != nullptr) counts->set("warren_bus_connected", now_connected ? 1 : 0);
+    const auto now = steady::now();
+    const auto for_ms = std::chrono::duration_cast<millis>(now - std::exchange(changed_at, now)).count();
+    if (!now_connected)
+      telemetry::log(spdlog::level::warn, "NATS is lost", {{"connection", options.name}, {"was_there_ms", for_ms}});
+    else
+      telemetry::log(spdlog::level::info, std::exchange(was_connected, true) ? "NATS is back" : "NATS is there",
+                     {{"connection", options.name}, {"was_away_ms", for_ms}});
     if (!now_connected) fail_requests(request_error::disconnected);
     for (std::size_t i = 0; i < state_callbacks.size(); ++i) state_callbacks[i](now_connected);
   }

@@ -8,8 +8,10 @@
 #include <spdlog/spdlog.h>
 
 #include "actors/core/limits.hpp"
+#include "actors/core/line_limits.hpp"
 #include "actors/core/subjects.hpp"
 #include "actors/core/transition.hpp"
+#include "actors/log.hpp"
 
 namespace warren::replica {
 
@@ -37,6 +39,7 @@ struct replica_state {
     std::int64_t not_before_ms = 0;
   };
   std::map<partition_id, partition> partitions;
+  outage reads;                  ///< what was said of those that failed
   int outstanding = 0;
   int ticks = 0;
   bool direct_acks = false;      ///< our gateways speak to us: their echo from the bus is older
@@ -58,9 +61,12 @@ void take_changes(self_ptr self, partition_id id, const changes& got) {
     ++p.failures;
     p.not_before_ms = steady_of(self) + backoff_ms(limits::unavailable_retry_first, limits::unavailable_retry_max,
                                                    p.failures, s.config.random());
-    if (p.failures == 1) spdlog::warn("replica: partition {} cannot be read, trying again: {}", id, got.error);
+    if (const auto times = s.reads.failed(steady_of(self)))
+      log_line(spdlog::level::warn, "partitions cannot be read for the lists", {{"partition", id}, {"error", got.error}, {"times", *times}});
     return pump(self);
   }
+  if (const auto away_ms = s.reads.over(steady_of(self)))
+    log_line(spdlog::level::info, "partitions are read again for the lists", {{"partition", id}, {"was_away_ms", *away_ms}});
   s.copy->apply_fetched(id, got.complete, got.revision, got.epoch, got.rows, steady_of(self), s.config.wall_ms(),
                         got.tombstones_from, got.incarnation);
   // A hint that came meanwhile may be of a later commit than the store's snapshot.

@@ -57,6 +57,17 @@ void health::note(std::string_view name, std::string_view text) {
   else notes_[std::string{name}] = text;
 }
 
+std::string health::wrong_with(std::initializer_list<std::string_view> names) const {
+  const std::lock_guard lock{mutex_};
+  std::string out;
+  for (const auto name : names) {
+    const auto at = dependencies_.find(name);
+    if (at == dependencies_.end() || at->second.ok) continue;
+    out += fmt::format("{}{}: {}", out.empty() ? "" : "; ", name, at->second.reason);
+  }
+  return out;
+}
+
 bool health::ready() const {
   const std::lock_guard lock{mutex_};
   for (const auto& [name, each] : dependencies_)
@@ -91,6 +102,7 @@ struct http_server::impl {
   const health& of;
   std::function<std::string()> metrics_text;
   const bool healthz_when_ready;
+  const std::function<std::optional<http_page>(std::string_view, std::string_view)> debug;
   std::size_t connections = 0;
   std::uint16_t port = 0;
   asio::io_context io{1};  // after what its sessions touch when they end with it
@@ -102,7 +114,6 @@ struct http_server::impl {
 
   response answer(const http::request<http::empty_body>& request, bool local) {
     response out{http::status::ok, request.version()};
-  const std::function<std::optional<http_page>(std::string_view, std::string_view)> debug;
     out.keep_alive(request.keep_alive());
     out.set(http::field::content_type, "text/plain; charset=utf-8");
     out.set(http::field::cache_control, "no-store");
@@ -122,6 +133,15 @@ struct http_server::impl {
     } else if (target == "/metrics") {
       out.set(http::field::content_type, "text/plain; version=0.0.4; charset=utf-8");
       out.body() = metrics_text();
+    } else if (target.starts_with("/debug/") && debug && !local) {
+      out.result(http::status::forbidden);
+      out.body() = "only from this machine\n";
+    } else if (auto page = target.starts_with("/debug/") && debug
+                               ? debug({target.data(), target.size()}, query_of({request.target().data(), request.target().size()}))
+                               : std::nullopt) {
+      out.result(page->status);
+      out.set(http::field::content_type, page->content_type);
+      out.body() = std::move(page->body);
     } else {
       out.result(http::status::not_found);
       out.body() = "not found\n";
@@ -133,15 +153,6 @@ struct http_server::impl {
   }
 
   struct session : std::enable_shared_from_this<session> {
-    } else if (target.starts_with("/debug/") && debug && !local) {
-      out.result(http::status::forbidden);
-      out.body() = "only from this machine\n";
-    } else if (auto page = target.starts_with("/debug/") && debug
-                               ? debug({target.data(), target.size()}, query_of({request.target().data(), request.target().size()}))
-                               : std::nullopt) {
-      out.result(page->status);
-      out.set(http::field::content_type, page->content_type);
-      out.body() = std::move(page->body);
     session(impl& s, tcp::socket socket) : server(&s), stream(std::move(socket)) { ++server->connections; }
     ~session() { --server->connections; }
     impl* server;  // outlives it: sessions live in its io context

@@ -14,19 +14,6 @@ namespace warren::telemetry {
 
 namespace {
 
-// Fields ride in the message behind this byte, which no text of ours contains: "sentence\x1f,\"key\":value".
-constexpr char fields_begin = '\x1f';
-
-void append_escaped(std::string& out, std::string_view text) {
-  for (char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') { out.push_back('\\'); out.push_back(c); }
-    else if (c == '\n') out.append("\\n");
-    else if (byte < 0x20 || byte == 0x7f) out.append(fmt::format("\\u{:04x}", byte));
-    else out.push_back(c);
-  }
-}
-
 std::optional<spdlog::level::level_enum> parse_level(std::string_view text) {
   using namespace spdlog::level;
   if (text == "trace") return trace;
@@ -63,23 +50,23 @@ public:
 
   void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& to) override {
     const std::string_view payload{message.payload.data(), message.payload.size()};
-    const auto at = payload.find(fields_begin);
+    const auto at = payload.find(log_fields_begin);
     const auto sentence = payload.substr(0, at);
     const auto fields = at == std::string_view::npos ? std::string_view{} : payload.substr(at + 1);
     std::string line;
     if (json_) {
       line = fmt::format(R"({{"ts":"{}","level":"{}","msg":")", rfc3339_ms(message.time), level_name(message.level));
-      append_escaped(line, sentence);
+      append_json_escaped(line, sentence);
       line.append("\"");
       if (!instance_.empty()) {
         line.append(R"(,"instance":")");
-        append_escaped(line, instance_);
+        append_json_escaped(line, instance_);
         line.append("\"");
       }
       line.append(fields).append("}\n");
     } else {
       line = fmt::format("{} {:5} ", rfc3339_ms(message.time), level_name(message.level));
-      append_escaped(line, sentence);
+      append_json_escaped(line, sentence);
       if (!fields.empty()) line.append("  {").append(fields.substr(1)).append("}");
       line.append("\n");
     }
@@ -91,32 +78,6 @@ private:
   std::string instance_;
   bool json_;
 };
-
-std::string with_fields(std::string_view message, std::initializer_list<field> fields, std::int64_t suppressed) {
-  std::string out{message};
-  if (fields.size() == 0 && suppressed == 0) return out;
-  out.push_back(fields_begin);
-  const auto key = [&out](std::string_view name) {
-    out.append(",\"");
-    append_escaped(out, name);
-    out.append("\":");
-  };
-  for (const auto& each : fields) {
-    key(each.key);
-    if (each.number && each.value.find_first_not_of("0123456789+-.e") == std::string::npos) {
-      out.append(each.value);
-      continue;
-    }
-    out.push_back('"');
-    append_escaped(out, each.value);
-    out.push_back('"');
-  }
-  if (suppressed > 0) {
-    key("suppressed");
-    out.append(std::to_string(suppressed));
-  }
-  return out;
-}
 
 }  // namespace
 

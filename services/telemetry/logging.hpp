@@ -9,8 +9,9 @@
 #include <string>
 #include <string_view>
 
-#include <fmt/format.h>
 #include <spdlog/spdlog.h>
+
+#include "actors/core/log_fields.hpp"
 
 namespace warren::telemetry {
 
@@ -24,18 +25,7 @@ bool set_up_logging(std::string_view instance, std::string_view level, log_forma
 /// At run time, from any thread. False: no such level, nothing changed.
 bool set_log_level(std::string_view level);
 
-struct field {
-  std::string_view key;
-  std::string value;
-  bool number = false;  ///< shown without quotes
-
-  field(std::string_view k, std::string_view v) : key(k), value(v) {}
-  field(std::string_view k, const char* v) : key(k), value(v) {}
-  field(std::string_view k, const std::string& v) : key(k), value(v) {}
-  template <class N>
-    requires std::is_arithmetic_v<N>
-  field(std::string_view k, N v) : key(k), value(fmt::format("{}", v)), number(true) {}
-};
+using field = log_field;
 
 /// `message` is a constant sentence; what varies goes into fields.
 void log(spdlog::level::level_enum level, std::string_view message, std::initializer_list<field> fields = {});
