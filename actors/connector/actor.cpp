@@ -1,6 +1,10 @@
 // actors/connector/actor.cpp -- the shell of one connector. It decides nothing.
 #include "actors/connector/actor.hpp"
 
+#include <mutex>
+
+#include "actors/core/conditions.hpp"
+#include "actors/core/line_limits.hpp"
 #include "actors/core/protocol.hpp"
 #include "actors/core/subjects.hpp"
 #include "actors/core/wire.hpp"
@@ -33,6 +37,7 @@ void hear_agent(self_ptr self, const agent_message& m) {
       auto hello = wire::parse_hello(m.payload);
       if (counted_as_bad(self, hello)) return;
       *e.mutable_hello()->mutable_hello() = std::move(*hello);
+      if (s.ctx.loaded_interval_ms) e.set_loaded_interval_ms(s.ctx.loaded_interval_ms());
       e.mutable_hello()->set_reply_to(m.reply_to);
       e.set_fresh_challenge(s.ctx.secret(secret_bytes));
       e.set_fresh_token(protocol::hex(s.ctx.secret(secret_bytes)));
@@ -43,6 +48,7 @@ void hear_agent(self_ptr self, const agent_message& m) {
       if (counted_as_bad(self, beat)) return;
       s.ctx.count->add("warren_heartbeats_total");
       *e.mutable_heartbeat()->mutable_heartbeat() = std::move(*beat);
+      if (s.ctx.loaded_interval_ms) e.set_loaded_interval_ms(s.ctx.loaded_interval_ms());
       e.mutable_heartbeat()->set_reply_to(m.reply_to);
       break;
     }
@@ -148,6 +154,29 @@ struct announcer {
 }  // namespace
 
 void traits::announce(self_ptr self, const announcement& a) { std::visit(announcer{self}, a); }
+
+/// Says when the agent comes and goes. What is found at a takeover is no news.
+void traits::carried_out(self_ptr self) {
+  auto& s = self->state;
+  const bool online = s.machine.has_row() && s.machine.row().online();
+  if (!s.machine.known() || s.shown_online == online) return;
+  const bool news = s.shown_online.has_value();
+  s.shown_online = online;
+  if (!news) return;
+  static std::mutex mutex;  // one budget for all of them: a site that loses its network must not fill a disk
+  static line_budget budget;
+  const auto left_out = [&] {
+    const std::lock_guard lock{mutex};
+    return budget.allow(shell::now_of(self).steady_ms);
+  }();
+  if (!left_out) return;
+  const auto* ready = s.machine.has_row() ? find_condition(s.machine.row().conditions(), "Ready") : nullptr;
+  log_line(spdlog::level::info, online ? "connector is online" : "connector is offline",
+           {{"project", s.project}, {"connector", s.name}, {"partition", s.ctx.id}, {"epoch", s.ctx.epoch},
+            {"session", s.machine.row().session()},
+            {"reason", ready != nullptr ? ready->message() : "The connector was deleted."}},
+           *left_out);
+}
 
 connector_actor::behavior_type actor(self_ptr self, entity_context ctx, std::string project, std::string name,
                                      bool preloaded) {

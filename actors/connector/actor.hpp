@@ -1,6 +1,8 @@
 // actors/connector/actor.hpp -- the shell of one connector. It decides nothing.
 #pragma once
 
+#include <optional>
+
 #include "actors/connector/machine.hpp"
 #include "actors/shell.hpp"
 
@@ -20,11 +22,12 @@ struct traits : shell_events<event> {
   static std::string kind(const state&) { return "connector"; }
   static bool is_entity(const v1::Row& row) { return row.has_connector(); }
   static void announce(self_ptr self, const announcement& a);
-  static void carried_out(self_ptr) {}
+  static void carried_out(self_ptr self);
 };
 
 struct actor_state : shell_state<traits> {
   actor_state() = default;
+  std::optional<bool> shown_online;  ///< what the log last knew; none: nothing yet
 };
 
 /// Spawned by the partition. Waits for Reloaded when `preloaded`, else reads its rows first.

@@ -15,7 +15,7 @@ std::int64_t heard_from(const state& s) { return std::max(s.heard_ms(), s.lease_
 /// Between the agent's heartbeats. Its former owner may have given it another one than ours.
 std::int64_t interval_of(const state& s) {
   if (s.agent_interval_ms() != 0) return s.agent_interval_ms();
-  return std::max(s.heartbeat_interval_ms(), ms(limits::heartbeat_interval_unsaid));
+  return std::max(wanted_interval(s), ms(limits::heartbeat_interval_unsaid));
 }
 
 std::int64_t overdue_at(const state& s) { return s.heard_ms() + interval_of(s) * 3 / 2; }
@@ -67,6 +67,11 @@ std::uint64_t say_dial(transition& t) {
 }
 
 }  // namespace
+
+std::int64_t wanted_interval(const state& s) {
+  const auto lease = exists(s) && s.row().lease_duration_ms() > 0 ? s.row().lease_duration_ms() : ms(limits::lease_default);
+  return std::max(s.heartbeat_interval_ms(), std::min(s.loaded_interval_ms(), lease / limits::heartbeats_per_lease_min));
+}
 
 bool heard_since_lease(const state& s) { return s.heard_ms() != 0 && s.heard_ms() >= s.lease_from_ms(); }
 
@@ -128,9 +133,13 @@ void heard(state& s, moment now) {
   end_suspicion(s);
 }
 
+void hear_load(state& s, std::int64_t loaded_interval_ms) {
+  if (loaded_interval_ms > 0) s.set_loaded_interval_ms(loaded_interval_ms);
+}
+
 void hear_interval(state& s, std::int64_t said_ms) {
   // Who does not say it has been told ours with its session.
-  s.set_agent_interval_ms(said_ms <= 0 ? s.heartbeat_interval_ms() : std::min(said_ms, ms(limits::lease_max)));
+  s.set_agent_interval_ms(said_ms <= 0 ? wanted_interval(s) : std::min(said_ms, ms(limits::lease_max)));
 }
 
 void hear_disconnected(state& s) { s.set_disconnect_heard(true); }
@@ -219,12 +228,12 @@ void owe_dials(transition& t, moment now) {
 
 void owe_interval(transition& t, moment now) {
   state& s = t.next;
-  const bool other = s.agent_interval_ms() != 0 && s.agent_interval_ms() != s.heartbeat_interval_ms();
+  const bool other = s.agent_interval_ms() != 0 && s.agent_interval_ms() != wanted_interval(s);
   if (!other || !s.row().online() || s.bus_down() || is_silent(s, now)) return;
   const auto due = s.interval_told_ms() == 0 ? now.steady_ms : s.interval_told_ms() + ms(limits::repeat_after);
   if (now.steady_ms < due) return want_wake(t, due);
   auto command = next_command(s);
-  command.mutable_interval()->set_heartbeat_interval_ms(s.heartbeat_interval_ms());
+  command.mutable_interval()->set_heartbeat_interval_ms(wanted_interval(s));
   t.announce.push_back(agent_command{std::move(command), true});
   s.set_interval_told_ms(std::max<std::int64_t>(now.steady_ms, 1));
   want_wake(t, now.steady_ms + ms(limits::repeat_after));

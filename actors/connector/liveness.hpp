@@ -12,6 +12,9 @@ bool heard_since_lease(const state& s);
 /// No heartbeat where one was due. After a takeover or a cut, only the roll call can tell.
 bool is_silent(const state& s, moment now);
 
+/// What its agent shall leave between heartbeats: under load longer than the settings say, but several to a lease.
+std::int64_t wanted_interval(const state& s);
+
 // ---- what happens ----
 
 /// A message of the current session: nothing is suspected, nobody needs to be called.
@@ -22,6 +25,8 @@ void hear_roll_call(state& s, moment now);
 void begin_roll_call(state& s, moment now, std::int64_t delay_ms);
 /// The agent is asked to report; no answer means nothing.
 void want_report(state& s, moment now);
+/// How long the interval is under the instance's load; 0: not said.
+void hear_load(state& s, std::int64_t loaded_interval_ms);
 /// The agent has said at which interval its heartbeats come; 0: not said.
 void hear_interval(state& s, std::int64_t said_ms);
 /// The agent's NATS connection has ended: it is dialled, when a dial can tell.

@@ -26,7 +26,7 @@ void hear_push(state& s, const v1::PushAddressing& p, moment now) {
   if (!exists(s)) return;
   auto it = s.attachments().find(attachment_key(p.tunnel_uid(), p.tunnel_generation()));
   if (it != s.attachments().end() && !attached(it->second, s.row())) s.set_set_told_ms(0);  // say it again, now
-  if (!heard_since_lease(s) || now.steady_ms > s.heard_ms() + s.heartbeat_interval_ms()) want_report(s, now);
+  if (!heard_since_lease(s) || now.steady_ms > s.heard_ms() + std::max(wanted_interval(s), s.agent_interval_ms())) want_report(s, now);
 }
 
 void hear_class(state& s, const v1::ClassState& c, moment now) {
@@ -241,6 +241,7 @@ transition step(state before, const event& e, moment now) {
   t.next = std::move(before);
   state& s = t.next;
   notice_delay(s, now);
+  hear_load(s, e.loaded_interval_ms());
   switch (e.event_case()) {
     case event::kCommand: queue_command(t, e); break;
     case event::kHello: hear_hello(t, e.hello(), e, now); break;

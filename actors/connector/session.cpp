@@ -132,7 +132,7 @@ void hear_hello(transition& t, const v1::HelloHeard& h, const event& e, moment n
   w.set_agent_version(hello.agent_version());
   w.set_clock_skew_ms(hello.sent_at_ms() == 0 ? 0 : hello.sent_at_ms() - now.wall_ms);
   heard(s, now);
-  hear_interval(s, s.heartbeat_interval_ms());  // its answer says so
+  hear_interval(s, wanted_interval(s));  // its answer says so
   s.set_bye_sequence(0);
   s.set_report_sequence(0);
   s.set_held_generation(hello.connector_uid() == s.row().uid() ? hello.attached_generation() : 0);
@@ -223,7 +223,7 @@ void owe_sessions(transition& t) {
   r.set_version(1);
   r.set_session(s.row().session());
   r.set_token(s.welcome().token());
-  r.set_heartbeat_interval_ms(s.heartbeat_interval_ms());
+  r.set_heartbeat_interval_ms(wanted_interval(s));
   r.set_connector_uid(s.row().uid());
   r.set_lease_duration_ms(s.row().lease_duration_ms());
   r.set_retry_after_ms(ms(limits::repeat_after));

@@ -1,7 +1,8 @@
 // actors/connector/silence_actor.cpp -- per instance: the shell of the watch on silence. It decides nothing.
 #include "actors/connector/silence_actor.hpp"
 
-#include <spdlog/spdlog.h>
+#include "actors/connector/pace.hpp"
+#include "actors/log.hpp"
 
 namespace warren::connector {
 
@@ -29,6 +30,14 @@ template <class Change> void change(self_ptr self, Change what) {
     s.tell(s.watch.on());
   }
   s.count->set("warren_connectors_online", static_cast<double>(s.watch.online()));
+  if (s.pace) {
+    const auto former = s.pace->interval_ms.load();
+    const auto interval = paced_interval(s.pace->asked_ms, former, s.watch.online());
+    s.pace->interval_ms = interval;
+    if (interval != former)
+      log_line(spdlog::level::info, "agents are told another heartbeat interval",
+               {{"interval_ms", interval}, {"former_interval_ms", former}, {"connectors_online", s.watch.online()}});
+  }
   const auto at = s.watch.wake_at_ms();
   if (at == 0 || at == s.armed_ms) return;
   s.armed_ms = at;
@@ -37,7 +46,9 @@ template <class Change> void change(self_ptr self, Change what) {
 
 }  // namespace
 
-silence_actor::behavior_type silence(self_ptr self, std::function<void(bool on)> tell, counters* count) {
+silence_actor::behavior_type silence(self_ptr self, std::function<void(bool on)> tell, counters* count,
+                                     std::shared_ptr<heartbeat_pace> pace) {
+  self->state.pace = std::move(pace);
   self->state.tell = std::move(tell);
   self->state.count = count;
   return {
@@ -50,8 +61,9 @@ silence_actor::behavior_type silence(self_ptr self, std::function<void(bool on)>
   };
 }
 
-silence_actor spawn_silence(caf::actor_system& system, std::function<void(bool on)> tell, counters& count) {
-  return system.spawn(silence, std::move(tell), &count);
+silence_actor spawn_silence(caf::actor_system& system, std::function<void(bool on)> tell, counters& count,
+                            std::shared_ptr<heartbeat_pace> pace) {
+  return system.spawn(silence, std::move(tell), &count, std::move(pace));
 }
 
 }  // namespace warren::connector

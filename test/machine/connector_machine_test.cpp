@@ -247,6 +247,7 @@ struct world {
     event e;
     *e.mutable_hello()->mutable_hello() = h;
     e.mutable_hello()->set_reply_to("inbox");
+    e.set_loaded_interval_ms(load);
     e.set_fresh_challenge(std::string(32, 'c'));
     e.set_fresh_token(fresh_token);
     say(e);
@@ -307,6 +308,7 @@ struct world {
     }
     return protocol::report_digest(a, targets);
   }
+  std::int64_t load = 0;            // the interval that the instance's load asks for
   std::int64_t agent_interval = 0;  // as the agent says; 0: it does not
   void heartbeat(std::optional<std::int64_t> held = {}, const std::string& other_digest = "") {
     event e;
@@ -316,6 +318,7 @@ struct world {
     b.set_token(token);
     b.set_sequence(++sequence);
     b.set_interval_ms(agent_interval);
+    e.set_loaded_interval_ms(load);
     b.set_attached_generation(held.value_or(s.held_generation()));
     b.set_digest(other_digest.empty() ? digest() : other_digest);
     say(e);
@@ -719,6 +722,54 @@ TEST_CASE_METHOD(world, "connector: after a takeover nothing is written that the
   CHECK(writes.empty());
   CHECK(all<connector::dial>().empty());
   CHECK(row->online());
+}
+
+TEST_CASE_METHOD(world, "connector: under load its agent is told to report less often, several times in a lease all the same") {
+  dialable();
+  agent_interval = 2000;
+  heartbeat();
+  forget();
+  const auto intervals = [&] { return commands(busv1::AgentCommand::kInterval); };
+  load = 8000;
+  SECTION("a default lease takes it down to a quarter") {
+    heartbeat();
+    REQUIRE(intervals().size() == 1);
+    CHECK(intervals()[0].interval().heartbeat_interval_ms() == 7500);
+    // It is overdue by the interval that it has, until it says that it has the other.
+    forget();
+    pass(3000);
+    CHECK(all<connector::dial>().size() == 1);
+    agent_interval = 7500;
+    heartbeat();
+    forget();
+    pass(7500 * 3 / 2 - 1);
+    CHECK(all<connector::silence_told>().empty());
+    CHECK(all<connector::dial>().empty());
+    CHECK(intervals().empty());
+    pass(1);
+    CHECK(all<connector::dial>().size() == 1);
+    CHECK(writes.empty());
+  }
+  SECTION("a short lease keeps what the settings say") {
+    s.mutable_row()->set_lease_duration_ms(3000);
+    heartbeat();
+    CHECK(intervals().empty());
+  }
+  SECTION("a long one has all of it, and an agent that comes is told with its session") {
+    s.mutable_row()->set_lease_duration_ms(60'000);
+    hello();
+    REQUIRE(hello_reply());
+    CHECK(hello_reply()->heartbeat_interval_ms() == 8000);
+  }
+  SECTION("and back") {
+    agent_interval = 7500;
+    heartbeat();
+    forget();
+    load = 2000;
+    heartbeat();
+    REQUIRE(intervals().size() == 1);
+    CHECK(intervals()[0].interval().heartbeat_interval_ms() == 2000);
+  }
 }
 
 TEST_CASE_METHOD(world, "connector: an owner with another heartbeat interval says so, and judges by the agent's until it has it") {
