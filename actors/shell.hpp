@@ -43,6 +43,8 @@ struct entity_context {
   epoch_t epoch = 0;
   std::int64_t incarnation = 0;
   std::int64_t heartbeat_interval_ms = limits::heartbeat_interval_default / 1ms;
+  /// What it is under the instance's load, at this moment; unset: never longer.
+  std::function<std::int64_t()> loaded_interval_ms = {};
   std::function<std::int64_t()> wall_ms;      ///< milliseconds since 1970
   std::function<std::uint64_t()> random;      ///< jitter
   std::function<std::string()> fresh_uid;     ///< 32 hex digits
