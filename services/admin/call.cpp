@@ -2,6 +2,7 @@
 #include "services/admin/call.hpp"
 
 #include "actors/core/listen.hpp"
+#include "services/telemetry/logging.hpp"
 
 namespace warren::admin {
 
@@ -21,6 +22,49 @@ const char* call::code_name(grpc::StatusCode code) {
     case grpc::StatusCode::UNAVAILABLE: return "UNAVAILABLE";
     default: return "INTERNAL";
   }
+}
+
+namespace {
+
+constexpr std::size_t reason_bytes_max = 256;
+
+/// The trace that the caller is in (W3C Trace Context), if it says so.
+std::string trace_of(const grpc::CallbackServerContext& of) {
+  const auto at = of.client_metadata().find("traceparent");
+  if (at == of.client_metadata().end() || at->second.size() < 35) return {};
+  const std::string trace{at->second.data() + 3, 32};
+  return protocol::unhex(trace) ? trace : std::string{};
+}
+
+}  // namespace
+
+void call::log(const grpc::Status& status) const {
+  using enum grpc::StatusCode;
+  const auto code = status.error_code();
+  const bool ours = code == UNAVAILABLE || code == INTERNAL || code == RESOURCE_EXHAUSTED;
+  if (!ours && !spdlog::default_logger_raw()->should_log(spdlog::level::debug)) return;
+  const auto ms = std::chrono::duration_cast<millis>(std::chrono::steady_clock::now() - started_).count();
+  static telemetry::once_a_second failures;
+  if (ours)
+    failures.log(spdlog::level::warn, "a change was not made, or it is not known whether it was",
+                 {{"method", method_}, {"project", project_}, {"request_id", request_id_}, {"trace_id", trace_of(of_)},
+                  {"code", code_name(code)}, {"error", status.error_message()}, {"ms", ms}});
+  else
+    telemetry::log(spdlog::level::debug, "a change was answered",
+                   {{"method", method_}, {"project", project_}, {"request_id", request_id_}, {"trace_id", trace_of(of_)},
+                    {"code", code_name(code)}, {"ms", ms}});
+}
+
+void tell_age(context& shared, grpc::CallbackServerContext& of, std::int64_t age_ms) {
+  if (age_ms < 0) return;
+  of.AddTrailingMetadata("warren-data-age-ms", std::to_string(age_ms));
+  if (age_ms < limits::data_age_shown / 1ms || !shared.config.away) return;
+  auto reason = shared.config.away();
+  if (reason.empty()) reason = "its owner is not heard";
+  reason.resize(std::min(reason.size(), reason_bytes_max));
+  for (auto& c : reason)
+    if (c < ' ' || c > '~') c = '?';  // nothing else fits into metadata
+  of.AddTrailingMetadata("warren-data-age-reason", reason);
 }
 
 bool is_local_peer(std::string_view peer) {

@@ -80,7 +80,14 @@ public:
     }
     return admitted_;
   }
+  /// A change: what becomes of it is worth a line, with the ids that find it elsewhere.
+  void about(std::string method, std::string project, std::string request_id) {
+    method_ = std::move(method);
+    project_ = std::move(project);
+    request_id_ = std::move(request_id);
+  }
   void finish(const grpc::Status& status) {
+    if (!request_id_.empty()) log(status);
     if (auto* counts = shared_.config.counts; counts != nullptr) {
       counts->add("warren_admin_requests_total", code_name(status.error_code()));
       counts->observe("warren_admin_request_seconds",
@@ -101,9 +108,12 @@ public:
   static const char* code_name(grpc::StatusCode code);
 
 private:
+  void log(const grpc::Status& status) const;
+
   context& shared_;
   grpc::CallbackServerContext& of_;
   grpc::ServerUnaryReactor* const reactor_;
+  std::string method_, project_, request_id_;
   std::chrono::system_clock::time_point deadline_;
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   bool admitted_ = false;
@@ -111,6 +121,10 @@ private:
 
 /// Who calls: "local" on this machine, or as the metadata `warren-principal` there says.
 std::string principal_of(const grpc::CallbackServerContext& of);
+
+/// Every read says how old what it shows is (`warren-data-age-ms`), and what is away when that is more than usual
+/// (`warren-data-age-reason`).
+void tell_age(context& shared, grpc::CallbackServerContext& of, std::int64_t age_ms);
 
 /// Not OK: this instance's copy of that partition (-1: any) is not complete yet.
 grpc::Status warm_enough(const replica::tables& tables, partition_id partition);
@@ -141,6 +155,7 @@ grpc::ServerUnaryReactor* change(context& shared, grpc::CallbackServerContext& o
   if (caller.request_id().empty()) caller.set_request_id(fresh_request_id());
   const auto partition = shared.partition_of(checked.command.project());
   const auto request_id = caller.request_id();
+  c->about(caller.method(), checked.command.project(), request_id);
   forward(
       {shared.config.send, shared.news, shared.config.counts}, partition, std::move(checked.command), c->deadline(),
       [&of] { return of.IsCancelled(); },
@@ -175,10 +190,14 @@ grpc::ServerUnaryReactor* read(context& shared, grpc::CallbackServerContext& of,
     c.finish(invalid_status(std::move(violations)));
     return c.reactor();
   }
-  c.finish(shared.view.read([&](const replica::tables& tables) {
-    auto status = warm_enough(tables, partition);
-    return status.ok() ? read_tables(tables) : status;
-  }));
+  std::int64_t age_ms = 0;
+  const auto status = shared.view.read([&](const replica::tables& tables) {
+    auto warm = warm_enough(tables, partition);
+    age_ms = partition < 0 ? tables.age_ms(steady_ms()) : tables.age_ms(partition, steady_ms());
+    return warm.ok() ? read_tables(tables) : warm;
+  });
+  if (status.ok()) tell_age(shared, of, age_ms);
+  c.finish(status);
   return c.reactor();
 }
 

@@ -27,10 +27,16 @@ std::int64_t after_of(const std::string& token, std::vector<violation>& out) {
   return after.value_or(-1);
 }
 
-placement_info placement_of(const context& shared) {
+/// What the database last said. When that is longer ago than a lease, no lease is known to hold.
+placement_info placement_of(context& shared, rpc& of) {
   placement_info p;
-  if (shared.config.placement) return shared.config.placement();
   p.error = "not known yet";
+  if (shared.config.placement) p = shared.config.placement();
+  if (p.known_at_ms == 0 || !p.error.empty()) return p;
+  const auto age_ms = std::max<std::int64_t>(0, steady_ms() - p.known_at_ms);
+  if (age_ms >= p.lease_ms)
+    for (auto& each : p.instances) each.alive = false;
+  tell_age(shared, of, age_ms);
   return p;
 }
 grpc::Status unknown(const std::string& why) {
@@ -99,7 +105,7 @@ unary* operations_service::GetInstance(rpc* of, const api::GetInstanceRequest* q
       out.push_back({"name", "must have the form instances/{id}"});
       return grpc::Status::OK;
     }
-    const auto placement = placement_of(shared_);
+    const auto placement = placement_of(shared_, *of);
     if (!placement.error.empty()) return unknown(placement.error);
     for (const auto& each : placement.instances)
       if (each.id == *id) {
@@ -114,7 +120,7 @@ unary* operations_service::ListInstances(rpc* of, const api::ListInstancesReques
   return at_once(shared_, *of, [&](auto& out) {
     const auto size = page_size(q->page_size(), out);
     const auto after = after_of(q->page_token(), out);
-    auto placement = placement_of(shared_);
+    auto placement = placement_of(shared_, *of);
     if (!placement.error.empty()) return unknown(placement.error);
     std::sort(placement.instances.begin(), placement.instances.end(),
               [](const auto& x, const auto& y) { return x.id < y.id; });
@@ -139,7 +145,7 @@ unary* operations_service::DrainInstance(rpc* of, const api::DrainInstanceReques
   };
   const auto id = number_after(instances, q->name());
   if (!id) return refuse(invalid_status({{"name", "must have the form instances/{id}"}}));
-  const auto placement = placement_of(shared_);
+  const auto placement = placement_of(shared_, *of);
   if (!placement.error.empty()) return refuse(unknown(placement.error));
   const instance_info* it = nullptr;
   bool others = false;
@@ -171,7 +177,7 @@ unary* operations_service::GetPartition(rpc* of, const api::GetPartitionRequest*
       out.push_back({"name", "must have the form partitions/{number}"});
       return grpc::Status::OK;
     }
-    const auto all = all_partitions(shared_, placement_of(shared_));
+    const auto all = all_partitions(shared_, placement_of(shared_, *of));
     const auto at = *id > shared_.config.partitions ? all.end() : all.find(static_cast<partition_id>(*id));
     if (at == all.end()) return not_found(q->name());
     *a = at->second;
@@ -184,7 +190,7 @@ unary* operations_service::ListPartitions(rpc* of, const api::ListPartitionsRequ
   return at_once(shared_, *of, [&](auto& out) {
     const auto size = page_size(q->page_size(), out);
     const auto after = after_of(q->page_token(), out);
-    for (auto& [id, each] : all_partitions(shared_, placement_of(shared_))) {
+    for (auto& [id, each] : all_partitions(shared_, placement_of(shared_, *of))) {
       if (id <= after) continue;
       if (a->partitions_size() == size) {
         a->set_next_page_token(a->partitions(size - 1).name().substr(partitions.size()));

@@ -34,6 +34,8 @@ struct partition_info {
 /// As the database last said.
 struct placement_info {
   std::string error;  ///< not empty: not known
+  std::int64_t known_at_ms = 0;  ///< steady clock; 0: of this moment
+  std::int64_t lease_ms = 0;     ///< of instances: longer after `known_at_ms` nobody is known to be alive
   std::vector<instance_info> instances;
   std::vector<partition_info> partitions;
 };
@@ -66,6 +68,8 @@ struct server_config {
   std::function<void(audit_query, std::function<void(audit_page)>)> audit;
   std::function<placement_info()> placement;  ///< what is known at the moment; does not block
   drain_function drain;
+  /// What of this instance's dependencies is away, in words; empty: nothing. Says why reads are old. May be null.
+  std::function<std::string()> away;
   /// The text that the gateway's Envoy starts with; the class is null when there is none of that name.
   std::function<std::string(const corev1::GatewayRow&, const corev1::GatewayClassRow*)> bootstrap;
 

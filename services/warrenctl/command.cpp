@@ -18,6 +18,7 @@
 #include <google/protobuf/util/json_util.h>
 #include <grpcpp/grpcpp.h>
 
+#include "actors/core/limits.hpp"
 #include "services/warrenctl/diag.hpp"
 #include "services/warrenctl/output.hpp"
 #include "warren/admin/v1/admin.grpc.pb.h"
@@ -109,7 +110,23 @@ public:
     auto stub = Service::NewStub(channel);
     const auto status = (stub.get()->*method)(&context, request, &response);
     if (!status.ok()) throw refused{status};
+    say_age(context);
     return response;
+  }
+
+  /// What is shown may be old: said once, beside it.
+  void say_age(const grpc::ClientContext& context) {
+    const auto& said = context.GetServerTrailingMetadata();
+    const auto text = [&](const char* key) {
+      const auto at = said.find(key);
+      return at == said.end() ? std::string{} : std::string{at->second.data(), at->second.size()};
+    };
+    std::int64_t age_ms = 0;
+    const auto number = text("warren-data-age-ms");
+    std::from_chars(number.data(), number.data() + number.size(), age_ms);
+    if (age_ms < limits::data_age_shown / 1ms || std::exchange(age_said, true)) return;
+    const auto why = text("warren-data-age-reason");
+    around.err << fmt::format("warrenctl: data is {} s old{}{}\n", age_ms / 1000, why.empty() ? "" : ": ", why);
   }
 
   template <class Resource>
@@ -257,6 +274,7 @@ public:
   format out_format = format::table;
   milliseconds timeout{10'000};
   std::shared_ptr<grpc::Channel> channel;
+  bool age_said = false;
 };
 
 // ---- tunnels ----
