@@ -24,7 +24,7 @@ namespace core = envoy::config::core::v3;
 constexpr std::string_view offline_body = "Tunnel not online";
 constexpr std::string_view retry_after_seconds = "5";
 constexpr std::string_view tunnel_domain = ".connector.internal";
-constexpr std::string_view connect = "CONNECT";
+constexpr std::string_view connect = "CONNECT", websocket = "websocket";
 constexpr int connect_timeout_seconds = 5;
 constexpr std::size_t index_digits_max = 9;  // fits an int; no HTTPRoute has a billion rules
 
@@ -599,17 +599,23 @@ private:
   /// Without the upgrade, Envoy answers a CONNECT to a direct response by 403.
   std::optional<std::string> connection_manager(std::string_view config) {
     std::string_view routes;
-    bool upgrades = false;
+    std::unordered_set<std::string> upgrades;
     each(config, [&](const wire::field& f) {
       if (f.is_bytes(manager_field::rds))
         if (const auto name = text_at(f.payload, rds_field::route_config_name); !name.empty()) routes = name;
-      if (f.is_bytes(manager_field::upgrade_configs))
-        upgrades |= lower(text_at(f.payload, upgrade_field::upgrade_type)) == lower(connect);
+      if (f.is_bytes(manager_field::upgrade_configs)) upgrades.insert(lower(text_at(f.payload, upgrade_field::upgrade_type)));
     });
-    if (upgrades || tunnelled_.count(std::string{routes}) == 0) return std::nullopt;
-    std::string out{config}, upgrade;
-    wire::put_bytes(upgrade, upgrade_field::upgrade_type, connect);
-    wire::put_bytes(out, manager_field::upgrade_configs, upgrade);
+    if (tunnelled_.count(std::string{routes}) == 0) return std::nullopt;
+    std::string out{config};
+    const auto add = [&](std::string_view type) {
+      if (!upgrades.insert(lower(type)).second) return;
+      std::string upgrade;
+      wire::put_bytes(upgrade, upgrade_field::upgrade_type, type);
+      wire::put_bytes(out, manager_field::upgrade_configs, upgrade);
+    };
+    add(connect);
+    if (settings_.websocket_upgrade) add(websocket);
+    if (out.size() == config.size()) return std::nullopt;
     return out;
   }
 

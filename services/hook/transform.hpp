@@ -49,6 +49,9 @@ std::optional<cluster_key> parse_cluster_name(std::string_view name);
 struct transform_settings {
   std::string listener = "connector-tunnel";  ///< the internal listener that reaches connectors
   bool reason_headers = false;                ///< retry-after and x-warren-reason on what answers 503
+  /// Connection managers get the upgrade to WebSocket as well as to CONNECT: without it Envoy answers 403, and not our
+  /// 503, to a WebSocket of an offline tunnel.
+  bool websocket_upgrade = false;
 };
 
 /// What one call saw and did; names as in its log line.

@@ -26,6 +26,7 @@
 #include "services/bus/actor.hpp"
 #include "services/bus/connection.hpp"
 #include "services/bus/disconnect_watch.hpp"
+#include "services/bus/user_jwt.hpp"
 #include "services/dialer/dialer.hpp"
 #include "services/gateway/bootstrap.hpp"
 #include "services/gateway/programmed.hpp"
@@ -41,6 +42,7 @@
 #include "services/telemetry/metrics.hpp"
 #include "services/telemetry/recorder.hpp"
 #include "services/warrend/ports.hpp"
+#include "services/warrend/nats_keys.hpp"
 #include "services/warrend/supervisor.hpp"
 
 namespace warren {
@@ -118,6 +120,7 @@ hook::server_config hook_options(const config::effective& c) {
   o.projects = hook::namespaces{c.list("hook.namespaces")};
   o.settings.listener = c.text("hook.listener");
   o.settings.reason_headers = c.text("hook.reason_headers") == "on";
+  o.settings.websocket_upgrade = c.text("hook.websocket_upgrade") == "on";
   return o;
 }
 
@@ -127,6 +130,7 @@ bus::connection_options bus_options(const config::effective& c, const std::strin
   o.name = std::move(connection);
   o.user = c.text("nats." + user_key + "user");
   o.password = c.text("nats." + user_key + "password");
+  o.credentials_file = c.text("nats." + user_key + "credentials_file");
   return o;
 }
 
@@ -205,6 +209,14 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   const auto me = leases->id();
 
   // ---- NATS ----
+  std::optional<bus::nkey> account;
+  if (const auto file = c.text("nats.account_seed_file"); !file.empty()) {
+    try {
+      account = read_account_seed(file);
+    } catch (const std::exception& e) {
+      return fail(std::string{"nats.account_seed_file: "} + e.what());
+    }
+  }
   std::shared_ptr<bus::connection> link;
   try {
     link = bus::connection::open(bus_options(c, "", bus::instance_connection_name(name, me)), &count);
@@ -460,6 +472,13 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   api.agents.urls = c.list(c.text("agent.nats_urls").empty() ? "nats.urls" : "agent.nats_urls");
   api.agents.user = c.text("agent.nats_user");
   api.agents.password = c.text("agent.nats_password");
+  if (account)
+    api.agents.issue = [account = *account](const v1::ConnectorRow& row) {
+      return bus::issue_agent_credentials(account, row.partition(), row.project(), bus::kind_connector, row.name(), secret(32),
+                                          wall_ms() / 1000);
+    };
+  else
+    spdlog::warn("agents share a user of the bus and can impersonate each other: nats.account_seed_file is not set");
   api.counts = &count;
   api.send = [link](partition_id partition, std::string payload, millis timeout, bus::reply_callback done) {
     link->request(bus::api_subject(partition), payload, timeout, std::move(done));
@@ -529,7 +548,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     caf::anon_send(to->replica, bus_state{connected});
   });
 
-  if (!c.text("nats.system_user").empty()) {
+  if (!c.text("nats.system_user").empty() || !c.text("nats.system_credentials_file").empty()) {
     auto options = bus_options(c, "system_", "warrend-watch/" + name);
     options.bulk_connection = false;
     disconnects = std::make_unique<bus::disconnect_watch>(

@@ -280,6 +280,18 @@ TEST_CASE("a connection manager that has the upgrade keeps it as it is") {
   CHECK(out.listeners(0).SerializeAsString() == t.request.listeners(0).SerializeAsString());
 }
 
+TEST_CASE("an option gives connection managers the upgrade to WebSocket, once") {
+  one_tunnel t;
+  const hook::transform_settings settings{.websocket_upgrade = true};
+  const truths all{{"p/t", truth({offline_rule()})}};
+  const auto once = run(t.request, all, settings);
+  const auto m = manager_of(decoded(once).listeners(0));
+  REQUIRE(m.upgrade_configs_size() == 2);
+  CHECK(m.upgrade_configs(0).upgrade_type() == "CONNECT");
+  CHECK(m.upgrade_configs(1).upgrade_type() == "websocket");
+  CHECK(hook::transform(as_request(once.response), find_in(all), settings).response == once.response);
+}
+
 TEST_CASE("domains stay unique in a route configuration, in Envoy's sense") {
   one_tunnel t;
   const std::string internal = "envoy-gateway-system-eg-http-t_example_test.connector.internal";
