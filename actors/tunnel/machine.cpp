@@ -411,7 +411,7 @@ void decide_programmed(transition& t, moment now) {
                     row.generation(), now.wall_ms);
       for (const auto& name : current_connectors_of(row)) {
         auto& c = (*after.mutable_connectors())[name];
-        c.set_push_owed(true);
+        c.set_push_owed(row.enabled());  // who lets go has nothing to be reached for
         c.set_push_told_at_ms(0);
       }
       break;
@@ -532,7 +532,8 @@ void settle(transition& t, moment now) {
     return;
   }
   if (deleting(t.next)) return delete_on(t, now);
-  owe_attachments(t, now);
+  // What is switched off is attached nowhere: once no gateway routes to it, agents let go and end its connections.
+  if (t.next.row().enabled()) owe_attachments(t, now);
   owe_pushes(t, now);
   decide_programmed(t, now);
   if (!t.save) retire_previous(t, now);
@@ -581,6 +582,7 @@ void adopt_rival(transition& t, moment now) {
     *row.mutable_previous_rules() = after.adopted_from().rules();
   }
   if (after.has_adopted_from()) retire(row, after.adopted_from());
+  if (!row.enabled()) retire(row, row);  // whatever its agents hold of it, also from before anybody looked
   after.clear_adopted_from();
   after.clear_claim_refused();
   forget_told(after);

@@ -134,6 +134,8 @@ maybe attachment_obstacle(const status_inputs& in, const std::string& name) {
   if (c == nullptr) return std::nullopt;
   const auto* a = in.attachment(name, in.tunnel.uid(), in.tunnel.generation());
   if (attached(a, *c)) return std::nullopt;
+  if (!in.tunnel.enabled())
+    return obstacle{status_false, "Pending", fmt::format("The agent of connector {} does not hold the tunnel while it is switched off.", name)};
   return obstacle{status_false, "Pending",
                   fmt::format("The agent of connector {} has not acknowledged the tunnel yet.", name)};
 }

@@ -630,7 +630,7 @@ private:
     v->add_option("--rule", o.rules, "PATH=CONNECTOR,TARGET; repeatable")->allow_extra_args(false);
     v->add_flag("--insecure-target", o.insecure, "do not verify the certificate of an https target");
     v->add_option("--gateway-class", o.gateway_class, "which gateways carry it");
-    v->add_flag("--disabled", o.disabled, "visitors get 503");
+    v->add_flag("--disabled", o.disabled, "visitors get 503, and the tunnel's open connections end");
     v->add_flag("--enabled", o.enabled, "the opposite");
     v->add_option("-f,--file", o.file, "a tunnel as JSON; - reads standard input");
   }

@@ -124,6 +124,15 @@ struct play {
     r->set_target(target);
     return e;
   }
+  static tunnel::event switched(bool on) {
+    tunnel::event e;
+    e.set_ticket(4);
+    auto& u = *e.mutable_command()->mutable_update_tunnel();
+    u.set_name("web");
+    u.add_update_mask("enabled");
+    u.mutable_spec()->set_enabled(on);
+    return e;
+  }
   static tunnel::event erase(std::string etag = "") {
     tunnel::event e;
     e.set_ticket(3);
@@ -330,6 +339,58 @@ TEST_CASE("a live tunnel keeps its previous rules until agents and gateways have
   p.on(p.let_go());
   CHECK(p.s.row().previous_generation() == 0);
   CHECK(p.s.row().previous_rules_size() == 0);
+}
+
+TEST_CASE("a tunnel that is switched off is detached once no gateway routes to it, and attached anew when it is switched on") {
+  auto p = fresh();
+  p.begin();
+  p.live();
+  p.on(play::switched(false));
+  CHECK(p.s.row().generation() == 2);
+  CHECK(p.count<v1::AttachTunnel>() == 0);
+  CHECK(p.count<v1::DetachTunnel>() == 0);  // gateways still route to it
+  p.on(p.gateways({{"gw-a", p.revision - 1}}));
+  CHECK(p.count<v1::DetachTunnel>() == 0);
+  p.on(p.gateways({{"gw-a", p.revision}}));
+  CHECK(p.programmed().status() == "True");
+  REQUIRE(p.count<v1::DetachTunnel>() == 1);
+  const auto detach = [&] {
+    for (const auto& a : p.said)
+      if (const auto* d = std::get_if<v1::DetachTunnel>(&a)) return *d;
+    return v1::DetachTunnel{};
+  }();
+  CHECK(detach.connector() == "home");
+  CHECK(detach.below_generation() == 2);  // all that there is: nothing of generation 2 is ever attached
+  p.after(1000);
+  p.on(play::wake());
+  CHECK(p.count<v1::DetachTunnel>() == 2);  // until the agent has let go
+  p.on(p.let_go());
+  CHECK(p.s.row().previous_generation() == 0);
+  CHECK(p.s.row().retiring_size() == 0);
+  p.after(10'000);
+  p.on(play::wake());
+  CHECK(p.count<v1::AttachTunnel>() == 0);
+  CHECK(p.count<v1::DetachTunnel>() == 2);
+  CHECK(p.last.wake_at_ms == 0);  // nothing is owed
+
+  SECTION("switched on") {
+    p.on(play::switched(true));
+    REQUIRE(p.count<v1::AttachTunnel>() == 1);
+    p.on(p.gateways({{"gw-a", p.revision}}));
+    CHECK(p.s.row().programmed_generation() == 2);  // a visitor would meet a 503 still
+    p.on(p.attachment(true, true));
+    p.on(p.gateways({{"gw-a", p.revision}}));
+    CHECK(p.s.row().programmed_generation() == 3);
+  }
+  SECTION("owned by somebody else meanwhile") {
+    const auto row = p.s.row();
+    p.s = tunnel::initial(3, 8, "acme", "web");
+    p.said.clear();
+    p.on(play::reloaded(row));
+    p.on(p.gateways({{"gw-a", p.revision}}));
+    CHECK(p.count<v1::AttachTunnel>() == 0);
+    CHECK(p.last.wake_at_ms == 0);
+  }
 }
 
 TEST_CASE("an update with another etag is aborted and changes nothing") {

@@ -87,6 +87,10 @@ void world::rows_settled(std::vector<std::string>& out) {
       const auto* c = db_.row("connector/" + t.project() + "/" + rule.connector());
       if (c == nullptr || c->connector().has_delete_time()) continue;
       const auto* a = db_.row(attachment_key(t, rule.connector()));
+      if (!t.enabled()) {
+        if (a != nullptr) out.push_back(fmt::format("{} is switched off and has an attachment at {}", key, rule.connector()));
+        continue;
+      }
       if (a == nullptr) out.push_back(fmt::format("{} has no attachment at {}", key, rule.connector()));
       else if (c->connector().online() && a->attachment().attachment_generation() > c->connector().attached_generation())
         out.push_back(fmt::format("{} is not attached at {}", key, rule.connector()));
