@@ -1,4 +1,6 @@
 // services/admin/connector_service.cpp -- connectors in the admin API. No SQL, no CAF.
+#include "services/admin/explain.hpp"
+#include "services/admin/observe.hpp"
 #include "services/admin/services.hpp"
 #include "services/admin/watches.hpp"
 
@@ -44,19 +46,60 @@ unary* connector_service::EnrolConnector(rpc* of, const api::EnrolConnectorReque
   });
 }
 
+namespace {
+
+/// Reads a connector here and asks its owner when its agent was last heard; then `answer(row, observed, now)`,
+/// `observed` null when the owner did not say.
+template <class Answer> unary* get_observed(context& shared, rpc& of, const std::string& full_name, Answer answer) {
+  auto c = std::make_shared<call>(shared, of);
+  if (!c->admitted()) return c->reactor();
+  std::vector<violation> violations;
+  const auto name = parse_name(full_name, "connectors", "name", violations);
+  if (!name) {
+    c->finish(invalid_status(std::move(violations)));
+    return c->reactor();
+  }
+  auto row = std::make_shared<corev1::ConnectorRow>();
+  const auto status = shared.view.read([&](const replica::tables& tables) {
+    if (auto cold = warm_enough(tables, shared.partition_of(name->project)); !cold.ok()) return cold;
+    const auto* found = tables.connector(name->project, name->name);
+    if (found == nullptr) return not_found(full_name);
+    *row = *found;
+    return grpc::Status::OK;
+  });
+  if (!status.ok()) {
+    c->finish(status);
+    return c->reactor();
+  }
+  observe(shared, name->project, {name->name}, c->deadline(), [c, row, answer](const observations& heard) {
+    const auto at = heard.find(row->name());
+    answer(*row, at == heard.end() ? nullptr : &at->second, wall_ms());
+    c->finish(grpc::Status::OK);
+  });
+  return c->reactor();
+}
+
+}  // namespace
+
 unary* connector_service::GetConnector(rpc* of, const api::GetConnectorRequest* q, api::Connector* a) {
-  std::optional<resource_name> name;
-  return read(
-      shared_, *of,
-      [&](auto& out) {
-        name = parse_name(q->name(), "connectors", "name", out);
-        return name ? shared_.partition_of(name->project) : 0;
-      },
-      [&](const replica::tables& tables) {
-        const auto* row = tables.connector(name->project, name->name);
-        if (row == nullptr) return not_found(q->name());
-        *a = to_api(*row);
-        return grpc::Status::OK;
+  return get_observed(shared_, *of, q->name(), [a](const corev1::ConnectorRow& row, const corev1::Observed* observed, std::int64_t) {
+    *a = to_api(row);
+    if (observed != nullptr) *a->mutable_hearing() = to_api(*observed);
+  });
+}
+
+unary* connector_service::ExplainConnector(rpc* of, const api::ExplainConnectorRequest* q,
+                                           api::ExplainConnectorResponse* a) {
+  return get_observed(
+      shared_, *of, q->name(), [a](const corev1::ConnectorRow& row, const corev1::Observed* observed, std::int64_t now) {
+        a->set_name(connector_name(row.project(), row.name()));
+        a->set_online(row.online());
+        a->set_summary("The agent is there.");
+        bool said = false;
+        for (auto& link : explain_connector(row, observed, now)) {
+          if (!link.ok() && !std::exchange(said, true)) a->set_summary(link.what() + ": " + link.message());
+          *a->add_links() = std::move(link);
+        }
       });
 }
 

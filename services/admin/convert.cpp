@@ -9,6 +9,7 @@
 #include "actors/core/subjects.hpp"
 #include "actors/core/time.hpp"
 #include "services/admin/validate.hpp"
+#include "services/replica/query.hpp"
 
 namespace warren::admin {
 
@@ -43,12 +44,16 @@ void put_common(const Row& row, Out& out) {
   if (row.has_updated_at()) *out.mutable_update_time() = row.updated_at();
 }
 
-// The state that most wants looking at, when partitions differ.
-int badness(std::string_view state) {
-  if (state == "stalled") return 3;
-  if (state == "gone") return 2;
-  if (state == "connecting") return 1;
-  return 0;
+/// What a gateway refuses, as people call it.
+std::string refused_resource(const corev1::Refusal& refusal, const replica::tables& tables) {
+  if (refusal.tunnel_uid().empty()) {
+    const auto slash = refusal.connector().find('/');
+    if (slash == std::string::npos) return "connector " + refusal.connector();
+    return connector_name(refusal.connector().substr(0, slash), refusal.connector().substr(slash + 1));
+  }
+  for (const auto& [key, tunnel] : tables.tunnels)
+    if (tunnel->uid() == refusal.tunnel_uid()) return tunnel_name(key.first, key.second);
+  return "tunnel " + refusal.tunnel_uid();
 }
 
 }  // namespace
@@ -126,47 +131,38 @@ api::Gateway to_api(const corev1::GatewayRow& row, const replica::tables& tables
   out.set_name("gateways/" + row.name());
   out.set_gateway_class(row.class_());
   put_common(row, out);
-  out.set_state("never_seen");
-  std::int64_t since_ms = 0;
-  bool seen = false;
+  const auto seen = replica::summary_of(tables, row.name());
+  out.set_state(seen.state);
+  if (seen.since_ms != 0) *out.mutable_state_since() = timestamp_from_ms(seen.since_ms);
+  out.set_counts(seen.counts);
+  out.set_acknowledged(seen.acknowledged);
+  out.set_revision(seen.revision);
+  out.set_lag(seen.revision - seen.acknowledged);
+  out.set_refusals(seen.refusals);
+  if (seen.last != nullptr) {
+    auto& last = *out.mutable_last_refusal();
+    last.set_message(seen.last->message());
+    last.set_revision(seen.last->revision());
+    last.set_resource(refused_resource(*seen.last, tables));
+  }
+  if (seen.report != nullptr) {
+    out.set_node_id(seen.report->node_id());
+    out.set_node_cluster(seen.report->node_cluster());
+    out.set_node_locality(seen.report->node_locality());
+    out.set_instance(seen.report->instance());
+    out.set_peer(seen.report->peer());
+  }
+  if (!each_partition) return out;
   for (const auto& [partition, gateways] : tables.acks) {
     const auto at = gateways.find(row.name());
     if (at == gateways.end()) continue;
-    const auto& ack = at->second;
-    const auto& report = ack.report;
     const auto copy = tables.partitions.find(partition);
-    const auto revision = copy == tables.partitions.end() ? 0 : copy->second.revision;
-    if (!seen || badness(report.state()) > badness(out.state())) out.set_state(report.state());
-    seen = true;
-    since_ms = std::max(since_ms, ack.since_ms);
-    // Revisions of another incarnation cannot be told apart by counting: then all of the newer one are owed.
-    out.set_lag(out.lag() + std::max<std::int64_t>(0, (revision & 0xffffffff) - (report.acknowledged() & 0xffffffff)));
-    out.set_refusals(out.refusals() + report.refused_size());
-    for (const auto& refusal : report.refused()) {
-      if (out.has_last_refusal() && refusal.revision() < out.last_refusal().revision()) continue;
-      auto& last = *out.mutable_last_refusal();
-      last.set_message(refusal.message());
-      last.set_revision(refusal.revision());
-      last.set_resource(refusal.tunnel_uid().empty() ? "connector " + refusal.connector()
-                                                     : "tunnel " + refusal.tunnel_uid());
-      for (const auto& [key, tunnel] : tables.tunnels)
-        if (!refusal.tunnel_uid().empty() && tunnel->uid() == refusal.tunnel_uid())
-          last.set_resource(tunnel_name(key.first, key.second));
-    }
-    out.set_node_id(report.node_id());
-    out.set_node_cluster(report.node_cluster());
-    out.set_node_locality(report.node_locality());
-    out.set_instance(report.instance());
-    if (each_partition) {
-      auto& p = *out.add_partitions();
-      p.set_partition(partition);
-      p.set_state(report.state());
-      p.set_acknowledged(report.acknowledged());
-      p.set_revision(revision);
-    }
+    auto& p = *out.add_partitions();
+    p.set_partition(partition);
+    p.set_state(at->second.report.state());
+    p.set_acknowledged(at->second.report.acknowledged());
+    p.set_revision(copy == tables.partitions.end() ? 0 : copy->second.revision);
   }
-  out.set_counts(seen && out.state() == "caught_up");
-  if (since_ms != 0) *out.mutable_state_since() = timestamp_from_ms(since_ms);
   return out;
 }
 

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "services/admin/watches.hpp"
+
 namespace warren::admin {
 
 namespace {
@@ -39,7 +41,7 @@ unary* list(context& shared, rpc& of, const Request& q, Response& a, Query query
       [&](const replica::tables& tables) {
         auto page = query(tables, wanted);
         if (page.error) return invalid_status({*page.error});
-        for (const auto& row : page.items) add(tables, *row);
+        for (const auto& item : page.items) add(tables, item);
         a.set_next_page_token(page.next_page_token);
         return grpc::Status::OK;
       });
@@ -70,7 +72,6 @@ judgement class_in_use(const context& shared, const std::string& full_name) {
     return std::nullopt;
   });
 }
-
 /// The same for the agents' side. A connector that is created in the same instant names a class that is not there, as
 /// it may at any time, and says so.
 judgement connector_class_in_use(const context& shared, const std::string& full_name) {
@@ -130,9 +131,13 @@ unary* gateway_service::GetGateway(rpc* of, const api::GetGatewayRequest* q, api
              });
 }
 unary* gateway_service::ListGateways(rpc* of, const api::ListGatewaysRequest* q, api::ListGatewaysResponse* a) {
-  return list(shared_, *of, *q, *a, replica::list_gateways, [a](const auto& tables, const corev1::GatewayRow& row) {
-    *a->add_gateways() = to_api(row, tables, false);
+  return list(shared_, *of, *q, *a, replica::list_gateways, [a](const auto& tables, const replica::gateway_item& item) {
+    *a->add_gateways() = to_api(*item.row, tables, false);
   });
+}
+grpc::ServerWriteReactor<api::WatchGatewaysResponse>* gateway_service::WatchGateways(
+    rpc* of, const api::WatchGatewaysRequest* q) {
+  return watch_gateways(shared_, *of, *q);
 }
 unary* gateway_service::GetGatewayBootstrap(rpc* of, const api::GetGatewayBootstrapRequest* q,
                                             api::GatewayBootstrap* a) {
@@ -170,7 +175,7 @@ unary* class_service::GetConnectorClass(rpc* of, const api::GetConnectorClassReq
 unary* class_service::ListConnectorClasses(rpc* of, const api::ListConnectorClassesRequest* q,
                                            api::ListConnectorClassesResponse* a) {
   return list(shared_, *of, *q, *a, replica::list_connector_classes,
-              [a](const auto&, const corev1::ConnectorClassRow& row) { *a->add_connector_classes() = to_api(row); });
+              [a](const auto&, const replica::connector_class_item& row) { *a->add_connector_classes() = to_api(*row); });
 }
 
 // ---- gateway classes ----
@@ -194,7 +199,7 @@ unary* class_service::GetGatewayClass(rpc* of, const api::GetGatewayClassRequest
 unary* class_service::ListGatewayClasses(rpc* of, const api::ListGatewayClassesRequest* q,
                                          api::ListGatewayClassesResponse* a) {
   return list(shared_, *of, *q, *a, replica::list_gateway_classes,
-              [a](const auto&, const corev1::GatewayClassRow& row) { *a->add_gateway_classes() = to_api(row); });
+              [a](const auto&, const replica::gateway_class_item& row) { *a->add_gateway_classes() = to_api(*row); });
 }
 
 }  // namespace warren::admin

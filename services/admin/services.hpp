@@ -41,6 +41,7 @@ public:
   unary* UpdateConnector(rpc* of, const api::UpdateConnectorRequest* q, api::Connector* a) override;
   unary* DeleteConnector(rpc* of, const api::DeleteConnectorRequest* q, api::Connector* a) override;
   unary* EnrolConnector(rpc* of, const api::EnrolConnectorRequest* q, api::EnrolConnectorResponse* a) override;
+  unary* ExplainConnector(rpc* of, const api::ExplainConnectorRequest* q, api::ExplainConnectorResponse* a) override;
   unary* RotateConnectorKey(rpc* of, const api::RotateConnectorKeyRequest* q, api::Connector* a) override;
   grpc::ServerWriteReactor<api::WatchConnectorsResponse>* WatchConnectors(rpc* of, const api::WatchConnectorsRequest* q) override;
 };
@@ -53,6 +54,7 @@ public:
   unary* ListGateways(rpc* of, const api::ListGatewaysRequest* q, api::ListGatewaysResponse* a) override;
   unary* UpdateGateway(rpc* of, const api::UpdateGatewayRequest* q, api::Gateway* a) override;
   unary* DeleteGateway(rpc* of, const api::DeleteGatewayRequest* q, Empty* a) override;
+  grpc::ServerWriteReactor<api::WatchGatewaysResponse>* WatchGateways(rpc* of, const api::WatchGatewaysRequest* q) override;
   unary* GetGatewayBootstrap(rpc* of, const api::GetGatewayBootstrapRequest* q, api::GatewayBootstrap* a) override;
 };
 

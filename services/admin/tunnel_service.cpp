@@ -1,4 +1,8 @@
 // services/admin/tunnel_service.cpp -- tunnels in the admin API. No SQL, no CAF.
+#include <fmt/format.h>
+
+#include "services/admin/explain.hpp"
+#include "services/admin/observe.hpp"
 #include "services/admin/services.hpp"
 #include "services/admin/watches.hpp"
 
@@ -24,14 +28,40 @@ auto shown(const context& shared, api::Tunnel* a) {
   return [&shared, a](const corev1::Reply& reply) { show(shared, reply, *a); };
 }
 
+/// "connector NAME online" is about NAME.
+std::string connector_of(const tunnel::chain_link& link) {
+  constexpr std::string_view before = "connector ";
+  if (!link.name.starts_with(before)) return {};
+  const auto rest = link.name.substr(before.size());
+  return rest.substr(0, rest.find(' '));
+}
+
 std::string hint_for(const tunnel::chain_link& link, const resource_name& name) {
   if (link.what != tunnel::chain_link::state::missing) return {};
-  const auto has = [&](std::string_view word) { return link.name.find(word) != std::string::npos; };
-  if (has("connector") && has("online"))
-    return "start its agent (warren-agent run), or see: warrenctl connector get -p " + name.project;
-  if (has("gateway")) return "see: warrenctl gateway list";
-  if (has("target")) return "see whether the target can be reached from the agent's machine";
+  const auto connector = connector_of(link);
+  if (!connector.empty() && link.name.ends_with(" online"))
+    return fmt::format("start its agent (warren-agent run), or see: warrenctl connector why {} -p {}", connector, name.project);
+  if (!connector.empty() && link.name.ends_with(" target"))
+    return fmt::format("see whether the target can be reached from the machine of {}'s agent", connector);
+  if (link.name.starts_with("gateways ")) return "see: warrenctl gateway list";
   return {};
+}
+
+void show_chain(const std::vector<tunnel::chain_link>& chain, const resource_name& name, api::ExplainTunnelResponse& a) {
+  a.set_name(tunnel_name(name.project, name.name));
+  for (const auto& link : chain) {
+    auto& to = *a.add_links();
+    to.set_what(link.name);
+    to.set_ok(link.what == tunnel::chain_link::state::ok);
+    to.set_state(std::string{tunnel::to_string(link.what)});
+    to.set_message(link.words);
+    if (link.since_ms != 0) *to.mutable_since() = timestamp_from_ms(link.since_ms);
+    to.set_hint(hint_for(link, name));
+  }
+  const auto* missing = tunnel::first_missing(chain);
+  a.set_ready(missing == nullptr);
+  a.set_summary(missing == nullptr ? "A visitor gets through."
+                                   : missing->name + (missing->words.empty() ? "" : ": " + missing->words));
 }
 
 }  // namespace
@@ -81,32 +111,40 @@ unary* tunnel_service::ListTunnels(rpc* of, const api::ListTunnelsRequest* q, ap
 }
 
 unary* tunnel_service::ExplainTunnel(rpc* of, const api::ExplainTunnelRequest* q, api::ExplainTunnelResponse* a) {
-  std::optional<resource_name> name;
-  return read(
-      shared_, *of,
-      [&](auto& out) {
-        name = parse_name(q->name(), "tunnels", "name", out);
-        return name ? shared_.partition_of(name->project) : 0;
-      },
-      [&](const replica::tables& tables) {
-        const auto chain = tables.explain(name->project, name->name, wall_ms());
-        if (chain.empty()) return not_found(q->name());
-        a->set_name(q->name());
-        for (const auto& link : chain) {
-          auto& to = *a->add_links();
-          to.set_what(link.name);
-          to.set_ok(link.what == tunnel::chain_link::state::ok);
-          to.set_state(std::string{tunnel::to_string(link.what)});
-          to.set_message(link.words);
-          if (link.since_ms != 0) *to.mutable_since() = timestamp_from_ms(link.since_ms);
-          to.set_hint(hint_for(link, *name));
-        }
-        const auto* missing = tunnel::first_missing(chain);
-        a->set_ready(missing == nullptr);
-        a->set_summary(missing == nullptr ? "A visitor gets through."
-                                          : missing->name + (missing->words.empty() ? "" : ": " + missing->words));
-        return grpc::Status::OK;
-      });
+  auto c = std::make_shared<call>(shared_, *of);
+  if (!c->admitted()) return c->reactor();
+  std::vector<violation> violations;
+  const auto name = parse_name(q->name(), "tunnels", "name", violations);
+  if (!name) {
+    c->finish(invalid_status(std::move(violations)));
+    return c->reactor();
+  }
+  auto chain = std::make_shared<std::vector<tunnel::chain_link>>();
+  std::set<std::string> connectors;
+  const auto status = shared_.view.read([&](const replica::tables& tables) {
+    if (auto cold = warm_enough(tables, shared_.partition_of(name->project)); !cold.ok()) return cold;
+    *chain = tables.explain(name->project, name->name, wall_ms());
+    if (chain->empty()) return not_found(q->name());
+    for (const auto& rule : tables.tunnel(name->project, name->name)->rules())
+      if (tables.connector(name->project, rule.connector()) != nullptr) connectors.insert(rule.connector());
+    return grpc::Status::OK;
+  });
+  if (!status.ok()) {
+    c->finish(status);
+    return c->reactor();
+  }
+  observe(shared_, name->project, connectors, c->deadline(), [c, a, chain, name, connectors](const observations& heard) {
+    const auto now = wall_ms();
+    for (const auto& each : connectors)
+      for (auto& link : *chain) {
+        if (link.name != "connector " + each + " online") continue;
+        const auto at = heard.find(each);
+        link.words += (link.words.empty() ? "" : " ") + heard_words(at == heard.end() ? nullptr : &at->second, now);
+      }
+    show_chain(*chain, *name, *a);
+    c->finish(grpc::Status::OK);
+  });
+  return c->reactor();
 }
 
 grpc::ServerWriteReactor<api::WatchTunnelsResponse>* tunnel_service::WatchTunnels(rpc* of,

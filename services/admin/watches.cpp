@@ -5,6 +5,7 @@
 
 #include <grpcpp/alarm.h>
 
+#include "services/admin/gateway_watch.hpp"
 #include "services/replica/watch.hpp"
 
 namespace warren::admin {
@@ -30,16 +31,44 @@ void put(const replica::watch_event& e, api::WatchConnectorsResponse& out) {
     *out.mutable_connector() = to_api(*e.connector);
 }
 
+void put(const gateway_event& e, api::WatchGatewaysResponse& out) {
+  if (e.gateway) *out.mutable_gateway() = *e.gateway;
+  else if (!e.deleted.empty()) out.set_deleted(e.deleted);
+  else out.mutable_caught_up();
+}
+
+/// What a stream follows: rows with a queue of their own, or gateways.
+struct rows_followed {
+  using watcher = replica::watcher;
+  using options = replica::watch_options;
+  static watcher::opened open(context& shared, options o) {
+    o.wall_ms = wall_ms();
+    o.queue_max = shared.config.watch_queue_max;
+    return watcher::open(shared.view, std::move(o));
+  }
+  static auto take(watcher& w, std::size_t max) { return w.take(max); }
+  static std::string token(const watcher& w) { return w.token(wall_ms()); }
+  static std::int64_t due_ms(const watcher&) { return 0; }
+};
+struct gateways_followed {
+  using watcher = gateway_watcher;
+  using options = gateway_watch_options;
+  static watcher::opened open(context& shared, options o) { return watcher::open(shared.view, std::move(o)); }
+  static auto take(watcher& w, std::size_t max) { return w.take(max, steady_ms()); }
+  static std::string token(const watcher& w) { return w.token(); }
+  static std::int64_t due_ms(const watcher& w) { return w.due_ms(); }
+};
+
 /// One stream. Lives in context.watches until gRPC is done with it. The replica's thread only rings (an
 /// alarm); everything else happens on gRPC's threads.
-template <class Response>
+template <class Response, class Followed>
 class stream final : public grpc::ServerWriteReactor<Response>,
                      public endable,
-                     public std::enable_shared_from_this<stream<Response>> {
+                     public std::enable_shared_from_this<stream<Response, Followed>> {
 public:
   stream(context& shared, grpc::CallbackServerContext& of) : shared_{shared}, of_{of} {}
 
-  void start(replica::watch_options options) {
+  void start(typename Followed::options options) {
     {
       std::lock_guard lock{shared_.watches_mutex};
       if (shared_.ending)
@@ -80,7 +109,7 @@ public:
   }
   void OnCancel() override { end(grpc::Status::CANCELLED); }
   void OnDone() override {
-    std::unique_ptr<replica::watcher> gone;
+    std::unique_ptr<typename Followed::watcher> gone;
     {
       std::lock_guard lock{mutex_};
       gone = std::move(watcher_);
@@ -99,22 +128,20 @@ private:
     if (shared_.config.counts != nullptr)
       shared_.config.counts->set("warren_watch_streams", static_cast<double>(shared_.watches.size()));
   }
-  void open(replica::watch_options options) {
-    options.wall_ms = wall_ms();
-    options.queue_max = shared_.config.watch_queue_max;
+  void open(typename Followed::options options) {
     options.ready = [weak = this->weak_from_this()] {
       if (const auto self = weak.lock()) self->ring();
     };
-    auto opened = replica::watcher::open(shared_.view, std::move(options));
+    auto opened = Followed::open(shared_, std::move(options));
     std::lock_guard lock{mutex_};
-    if (auto* refused = std::get_if<replica::watcher::refused>(&opened)) {
+    if (auto* refused = std::get_if<typename Followed::watcher::refused>(&opened)) {
       // The replica's words begin with the field's name, as a message's do.
       error_details details;
       const auto words = refused->message.find(": ");
       details.violations.push_back({"resume_token", refused->message.substr(words == std::string::npos ? 0 : words + 2)});
       end_ = error_status(refused->code, refused->message, details);
     } else {
-      watcher_ = std::move(std::get<std::unique_ptr<replica::watcher>>(opened));
+      watcher_ = std::move(std::get<std::unique_ptr<typename Followed::watcher>>(opened));
     }
   }
 
@@ -134,6 +161,17 @@ private:
       const auto alive = weak.lock();
       if (!alive) return;
       alive->looking_ = false;
+      alive->pump();
+    });
+  }
+  /// Looks again at what is not to be told before then.
+  void look_at(std::int64_t due_ms) {
+    if (due_ms == 0 || waiting_for_due_.exchange(true)) return;
+    const auto in = millis{std::max<std::int64_t>(due_ms - steady_ms(), 1)};
+    call_at(std::chrono::system_clock::now() + in, [weak = this->weak_from_this()] {
+      const auto alive = weak.lock();
+      if (!alive) return;
+      alive->waiting_for_due_ = false;
       alive->pump();
     });
   }
@@ -190,20 +228,22 @@ private:
 
   void fill() {
     if (!watcher_) return;
-    const auto events = watcher_->take(taken_at_once);
+    const auto events = Followed::take(*watcher_, taken_at_once);
     for (const auto& e : events) put(e, pending_.emplace_back());
     if (!events.empty()) {
-      pending_.back().set_resume_token(watcher_->token(wall_ms()));
+      pending_.back().set_resume_token(Followed::token(*watcher_));
     } else if (const auto closed = watcher_->closed()) {
       end_ = error_status(closed->code, closed->message);
+    } else {
+      look_at(Followed::due_ms(*watcher_));
     }
   }
 
   context& shared_;
   grpc::CallbackServerContext& of_;  // lives until OnDone
-  std::atomic<bool> rung_{false}, looking_{false};
+  std::atomic<bool> rung_{false}, looking_{false}, waiting_for_due_{false};
   std::mutex mutex_;
-  std::unique_ptr<replica::watcher> watcher_;
+  std::unique_ptr<typename Followed::watcher> watcher_;
   std::deque<Response> pending_;  // at most taken_at_once
   bool writing_ = false, finished_ = false, cutting_ = false;
   std::int64_t writing_since_ms_ = 0;
@@ -213,7 +253,7 @@ private:
 template <class Response, class Request>
 grpc::ServerWriteReactor<Response>* watch(context& shared, grpc::CallbackServerContext& of, const Request& q,
                                           replica::watched what) {
-  auto s = std::make_shared<stream<Response>>(shared, of);
+  auto s = std::make_shared<stream<Response, rows_followed>>(shared, of);
   auto* reactor = s.get();
   std::vector<violation> violations;
   replica::watch_options options;
@@ -238,6 +278,18 @@ grpc::ServerWriteReactor<api::WatchConnectorsResponse>* watch_connectors(context
                                                                          grpc::CallbackServerContext& of,
                                                                          const api::WatchConnectorsRequest& q) {
   return watch<api::WatchConnectorsResponse>(shared, of, q, replica::watched::connectors);
+}
+grpc::ServerWriteReactor<api::WatchGatewaysResponse>* watch_gateways(context& shared, grpc::CallbackServerContext& of,
+                                                                     const api::WatchGatewaysRequest& q) {
+  auto s = std::make_shared<stream<api::WatchGatewaysResponse, gateways_followed>>(shared, of);
+  auto* reactor = s.get();
+  std::vector<violation> violations;
+  check_text(q.resume_token(), token_bytes_max, "resume_token", violations);
+  if (violations.empty())
+    s->start({.resume_token = q.resume_token(), .registry = shared.partition_of(""), .ready = {}});
+  else
+    s->refuse(invalid_status(std::move(violations)));
+  return reactor;
 }
 
 }  // namespace warren::admin

@@ -11,5 +11,7 @@ grpc::ServerWriteReactor<api::WatchTunnelsResponse>* watch_tunnels(context& shar
 grpc::ServerWriteReactor<api::WatchConnectorsResponse>* watch_connectors(context& shared,
                                                                          grpc::CallbackServerContext& of,
                                                                          const api::WatchConnectorsRequest& q);
+grpc::ServerWriteReactor<api::WatchGatewaysResponse>* watch_gateways(context& shared, grpc::CallbackServerContext& of,
+                                                                     const api::WatchGatewaysRequest& q);
 
 }  // namespace warren::admin

@@ -469,11 +469,19 @@ const std::vector<field<connector_item>>& connector_fields() {
 const std::vector<field<gateway_item>>& gateway_fields() {
   using item = gateway_item;
   static const std::vector<field<item>> all{
-      {"name", type::text, [](const item& i) -> value { return i->name(); }},
-      {"uid", type::text, [](const item& i) -> value { return i->uid(); }},
-      {"class", type::text, [](const item& i) -> value { return i->class_(); }},
-      {"create_time", type::time, [](const item& i) -> value { return to_ms(i->created_at()); }},
-      {"update_time", type::time, [](const item& i) -> value { return to_ms(i->updated_at()); }},
+      {"name", type::text, [](const item& i) -> value { return i.row->name(); }},
+      {"uid", type::text, [](const item& i) -> value { return i.row->uid(); }},
+      {"class", type::text, [](const item& i) -> value { return i.row->class_(); }},
+      {"state", type::text, [](const item& i) -> value { return i.seen.state; }},
+      {"counts", type::flag, [](const item& i) -> value { return i.seen.counts; }},
+      {"lag", type::number, [](const item& i) -> value { return i.seen.revision - i.seen.acknowledged; }},
+      {"refusals", type::number, [](const item& i) -> value { return std::int64_t{i.seen.refusals}; }},
+      {"node_id", type::text, [](const item& i) -> value { return i.seen.report ? i.seen.report->node_id() : std::string{}; }},
+      {"node_cluster", type::text, [](const item& i) -> value { return i.seen.report ? i.seen.report->node_cluster() : std::string{}; }},
+      {"node_locality", type::text, [](const item& i) -> value { return i.seen.report ? i.seen.report->node_locality() : std::string{}; }},
+      {"instance", type::number, [](const item& i) -> value { return i.seen.report ? i.seen.report->instance() : std::int64_t{0}; }},
+      {"create_time", type::time, [](const item& i) -> value { return to_ms(i.row->created_at()); }},
+      {"update_time", type::time, [](const item& i) -> value { return to_ms(i.row->updated_at()); }},
   };
   return all;
 }
@@ -540,8 +548,52 @@ list_page<connector_item> list_connectors(const tables& t, const list_request& r
   });
 }
 
+namespace {
+
+// The state that most wants looking at, when partitions differ.
+int badness(std::string_view state) {
+  if (state == "stalled") return 3;
+  if (state == "gone") return 2;
+  if (state == "connecting") return 1;
+  return 0;
+}
+
+// The lower half of a revision counts; the upper one is the database's incarnation, and of another one nothing is
+// acknowledged.
+revision_t counted(revision_t r) { return r & 0xffffffff; }
+
+}  // namespace
+
+gateway_summary summary_of(const tables& t, const std::string& gateway) {
+  gateway_summary out;
+  for (const auto& [partition, reports] : t.acks) {
+    const auto at = reports.find(gateway);
+    if (at == reports.end()) continue;
+    const auto& report = at->second.report;
+    const auto copy = t.partitions.find(partition);
+    const auto known = copy == t.partitions.end() ? revision_t{0} : copy->second.revision;
+    out.revision += counted(known);
+    if (report.acknowledged() >> 32 == known >> 32) out.acknowledged += std::min(counted(known), counted(report.acknowledged()));
+    if (out.report == nullptr || badness(report.state()) > badness(out.state)) {
+      out.state = report.state();
+      out.since_ms = at->second.since_ms;
+    } else if (report.state() == out.state) {
+      out.since_ms = std::max(out.since_ms, at->second.since_ms);
+    }
+    if (out.report == nullptr || report.stream() > out.report->stream()) out.report = &report;
+    out.refusals += report.refused_size();
+    for (const auto& refusal : report.refused())
+      if (out.last == nullptr || refusal.revision() >= out.last->revision()) out.last = &refusal;
+  }
+  out.counts = out.report != nullptr && out.state == "caught_up";
+  return out;
+}
+
 list_page<gateway_item> list_gateways(const tables& t, const list_request& r) {
-  return list_named<gateway_item>("gateway", gateway_fields(), t.gateways, r);
+  return list<gateway_item>("gateway", gateway_fields(), r, [&](const entity_key* after, auto&& take) {
+    for (auto it = after == nullptr ? t.gateways.begin() : t.gateways.upper_bound(after->second); it != t.gateways.end(); ++it)
+      if (!take(entity_key{"", it->first}, gateway_item{it->second, summary_of(t, it->first)})) return;
+  });
 }
 list_page<gateway_class_item> list_gateway_classes(const tables& t, const list_request& r) {
   return list_named<gateway_class_item>("gateway_class", gateway_class_fields(), t.gateway_classes, r);

@@ -38,7 +38,23 @@ struct tunnel_item {
   condition_list conditions;
 };
 using connector_item = row_ptr<v1::ConnectorRow>;
-using gateway_item = row_ptr<v1::GatewayRow>;
+/// What all instances say of one gateway, over all partitions.
+struct gateway_summary {
+  std::string state = "never_seen";     ///< "connecting", "caught_up", "stalled", "gone": the worst of all partitions
+  std::int64_t since_ms = 0;            ///< wall clock: in that state since; 0: never seen
+  bool counts = false;                  ///< new generations wait for it
+  revision_t acknowledged = 0;          ///< route revisions of all partitions, counted
+  revision_t revision = 0;              ///< those that there are
+  int refusals = 0;                     ///< that stand
+  const v1::Refusal* last = nullptr;    ///< the one of the highest revision; lives as long as the tables stand
+  const busv1::GatewayAck* report = nullptr;  ///< any of the newest stream: who and where it is
+};
+gateway_summary summary_of(const tables& t, const std::string& gateway);
+
+struct gateway_item {
+  row_ptr<v1::GatewayRow> row;
+  gateway_summary seen;
+};
 using gateway_class_item = row_ptr<v1::GatewayClassRow>;
 using connector_class_item = row_ptr<v1::ConnectorClassRow>;
 

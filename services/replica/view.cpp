@@ -511,7 +511,7 @@ void view::erase_tunnel(work& w, const entity_key& key) {
     named->second.erase(key.second);
     if (named->second.empty()) tables_.tunnels_by_connector.erase(named);
   }
-  tables_.deleted[w.partition].all.push_back({w.revision, w.wall_ms, found->second, nullptr});
+  tables_.deleted[w.partition].all.push_back({w.revision, w.wall_ms, found->second, nullptr, nullptr});
   tables_.tunnels.erase(found);
   w.affected.insert(key);
 }
@@ -521,7 +521,7 @@ void view::erase_connector(work& w, const entity_key& key) {
   if (found == tables_.connectors.end()) return;
   w.change.connectors.insert(key);
   w.change.connectors_before.try_emplace(key, found->second);
-  tables_.deleted[w.partition].all.push_back({w.revision, w.wall_ms, nullptr, found->second});
+  tables_.deleted[w.partition].all.push_back({w.revision, w.wall_ms, nullptr, found->second, nullptr});
   tables_.connectors.erase(found);
   if (auto named = tables_.tunnels_by_connector.find(key); named != tables_.tunnels_by_connector.end())
     for (const auto& t : named->second) w.affected.insert({key.first, t});
@@ -543,6 +543,14 @@ void view::erase_claim(work& w, const std::string& hostname) {
   tables_.claims.erase(found);
 }
 
+void view::erase_gateway(work& w, const std::string& name) {
+  auto found = tables_.gateways.find(name);
+  if (found == tables_.gateways.end()) return;
+  w.change.gateways.insert(name);
+  tables_.deleted[w.partition].all.push_back({w.revision, w.wall_ms, nullptr, nullptr, found->second});
+  tables_.gateways.erase(found);
+}
+
 void view::forget(work& w, const v1::TombstoneRow& gone) {
   if (gone.version() == rival_version) return;  // comes again with a revision once its owner has adopted it
   const auto older = [&](const auto& have) { return have && have->version() < gone.version(); };
@@ -557,7 +565,7 @@ void view::forget(work& w, const v1::TombstoneRow& gone) {
     stub->set_name(key.second);
     stub->set_uid(gone.uid());
     stub->set_version(gone.version());
-    tables_.deleted[w.partition].all.push_back({gone.version(), w.wall_ms, std::move(stub), nullptr});
+    tables_.deleted[w.partition].all.push_back({gone.version(), w.wall_ms, std::move(stub), nullptr, nullptr});
   } else if (gone.kind() == "connector" && parts.size() == 2) {
     const entity_key key{parts[0], parts[1]};
     if (older(value_or_null(tables_.connectors, key))) return erase_connector(w, key);
@@ -568,7 +576,7 @@ void view::forget(work& w, const v1::TombstoneRow& gone) {
     stub->set_name(key.second);
     stub->set_uid(gone.uid());
     stub->set_version(gone.version());
-    tables_.deleted[w.partition].all.push_back({gone.version(), w.wall_ms, nullptr, std::move(stub)});
+    tables_.deleted[w.partition].all.push_back({gone.version(), w.wall_ms, nullptr, std::move(stub), nullptr});
   } else if (gone.kind() == "attachment" && parts.size() == 4) {
     const auto generation = number(parts[3]);
     if (!generation) return;
@@ -578,10 +586,14 @@ void view::forget(work& w, const v1::TombstoneRow& gone) {
     auto have = value_or_null(tables_.claims, gone.key());
     if (older(have) && have->partition() == w.partition) erase_claim(w, gone.key());
   } else if (gone.kind() == "gateway") {
-    if (older(value_or_null(tables_.gateways, gone.key()))) {
-      tables_.gateways.erase(gone.key());
-      w.change.gateways.insert(gone.key());
-    }
+    if (older(value_or_null(tables_.gateways, gone.key()))) return erase_gateway(w, gone.key());
+    if (tables_.partitions[w.partition].warm || tables_.gateways.count(gone.key()) > 0) return;
+    auto stub = std::make_shared<v1::GatewayRow>();
+    stub->set_partition(w.partition);
+    stub->set_name(gone.key());
+    stub->set_uid(gone.uid());
+    stub->set_version(gone.version());
+    tables_.deleted[w.partition].all.push_back({gone.version(), w.wall_ms, nullptr, nullptr, std::move(stub)});
   } else if (gone.kind() == "gateway_class") {
     if (older(value_or_null(tables_.gateway_classes, gone.key()))) {
       tables_.gateway_classes.erase(gone.key());
@@ -629,7 +641,10 @@ void view::forget_unseen(work& w) {
       it = map.erase(it);
     }
   };
-  keep(tables_.gateways, w.seen_gateways, w.change.gateways);
+  std::vector<std::string> gone;
+  for (const auto& [name, row] : tables_.gateways)
+    if (w.seen_gateways.count(name) == 0) gone.push_back(name);
+  for (const auto& name : gone) erase_gateway(w, name);
   keep(tables_.gateway_classes, w.seen_gateway_classes, w.change.gateway_classes);
   keep(tables_.connector_classes, w.seen_connector_classes, w.change.connector_classes);
 }

@@ -75,13 +75,14 @@ struct derived_tunnel {
 
 using gateway_ack = gateway_report;  ///< actors/partition/acks.hpp
 
-/// Tunnels and connectors that are gone, for watches that resume; for an hour, and bounded.
+/// Tunnels, connectors and gateways that are gone, for watches that resume; for an hour, and bounded.
 struct deletions {
   struct deleted {
     revision_t revision = 0;
     std::int64_t wall_ms = 0;
-    row_ptr<v1::TunnelRow> tunnel;        ///< either; of one that went before our time only key and uid are known
+    row_ptr<v1::TunnelRow> tunnel;        ///< one of them; of one that went before our time only key and uid are known
     row_ptr<v1::ConnectorRow> connector;
+    row_ptr<v1::GatewayRow> gateway;
   };
   revision_t complete_after = 0;  ///< every deletion after this revision is in `all`
   std::deque<deleted> all;        ///< in order of revisions
@@ -193,6 +194,7 @@ private:
   void erase_connector(work& w, const entity_key& key);
   void erase_attachment(work& w, const attachment_key& key);
   void erase_claim(work& w, const std::string& hostname);
+  void erase_gateway(work& w, const std::string& name);
   void derive(work& w);
   void derive_one(work& w, const entity_key& key);
   void derive_class(work& w, const std::string* gateway_class);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -21,6 +22,7 @@
 #include "actors/core/limits.hpp"
 #include "services/warrenctl/diag.hpp"
 #include "services/warrenctl/output.hpp"
+#include "services/warrenctl/trace.hpp"
 #include "warren/admin/v1/admin.grpc.pb.h"
 
 #ifndef WARREN_VERSION
@@ -37,6 +39,7 @@ using std::chrono::system_clock;
 struct refused { grpc::Status status; };      // the server, or nobody, said no
 struct usage { std::string message; };        // the command line makes no sense
 struct too_late { std::string message, hint; };  // what was waited for has not come
+struct said_no {};                            // it has been told; the exit code says it too
 
 std::optional<milliseconds> parse_span(const std::string& text) {
   std::int64_t n = 0;
@@ -79,7 +82,7 @@ struct options {
   // of the verbs
   std::string name, file, connector, target, path_prefix = "/", gateway_class, connector_class, lease, public_key,
       key_file, instance, bundle, wait_for = "ready", dial_mode, idle_timeout, shell;
-  std::vector<std::string> hostnames, rules, networks, listen;
+  std::vector<std::string> hostnames, rules, networks, listen, gateway_addresses;
   bool disabled = false, enabled = false, insecure = false, all_projects = false, wait = false;
   int limit = 100;
 };
@@ -242,6 +245,11 @@ public:
     });
   }
 
+  /// For what answers with no resource.
+  void refuse_names(const char* verb) const {
+    if (out_format == format::name) throw usage{fmt::format("{} has no name to print: -o table, json or yaml", verb)};
+  }
+
   std::string parent() const { return o.all_projects ? "projects/-" : "projects/" + o.project; }
   /// A short name in the project, or a full one as it is.
   std::string full(const std::string& collection) const {
@@ -353,8 +361,8 @@ void watch_tunnels(session& s) {
                    [](const api::WatchTunnelsResponse& r) { return r.tunnel(); });
 }
 
-void explain_tunnel(session& s) {
-  const auto a = s.call<tunnels>(&tunnels::Stub::ExplainTunnel, s.named<api::ExplainTunnelRequest>("tunnels"));
+/// The answer of `why`: a sentence, and each link with what it needs.
+template <class Explanation> void show_chain(session& s, const Explanation& a) {
   if (s.out_format == format::json) return void(s.around.out << to_json(a, false));
   if (s.out_format == format::yaml) return void(s.around.out << to_yaml(a));
   s.around.out << a.name() << ": " << a.summary() << '\n';
@@ -367,6 +375,11 @@ void explain_tunnel(session& s) {
     s.around.out << '\n';
     if (!link.hint().empty()) s.around.out << "          " << link.hint() << '\n';
   }
+}
+
+void explain_tunnel(session& s) {
+  s.refuse_names("why");
+  show_chain(s, s.call<tunnels>(&tunnels::Stub::ExplainTunnel, s.named<api::ExplainTunnelRequest>("tunnels")));
 }
 
 void wait_for_tunnel(session& s) {
@@ -482,6 +495,21 @@ void watch_connectors(session& s) {
                       [](const api::WatchConnectorsResponse& r) { return r.connector(); });
 }
 
+/// With when its agent was last heard, which only its owner knows.
+void get_connector(session& s) {
+  const auto c = s.call<connectors>(&connectors::Stub::GetConnector, s.named<api::GetConnectorRequest>("connectors"));
+  if (s.out_format != format::table) return s.show(c);
+  auto head = s.titles<api::Connector>();
+  auto cols = row(c, s.around.terminal);
+  head.emplace_back("HEARD");
+  cols.push_back(heard(c, s.around.terminal));
+  print_table(s.around.out, head, {cols}, s.around.terminal);
+}
+void explain_connector(session& s) {
+  s.refuse_names("why");
+  show_chain(s, s.call<connectors>(&connectors::Stub::ExplainConnector, s.named<api::ExplainConnectorRequest>("connectors")));
+}
+
 // ---- gateways and classes ----
 
 using gateways = api::GatewayService;
@@ -501,6 +529,10 @@ void update_gateway(session& s) {
   q.mutable_gateway()->set_etag(s.o.etag);
   q.set_request_id(s.o.request_id);
   s.show(s.call<gateways>(&gateways::Stub::UpdateGateway, q));
+}
+void watch_gateways(session& s) {
+  s.watch<gateways>(&gateways::Stub::WatchGateways, api::WatchGatewaysRequest{}, s.o.name.empty() ? "" : s.full("gateways"),
+                    [](const api::WatchGatewaysResponse& r) { return r.gateway(); });
 }
 api::ConnectorClass connector_class_from(const options& o) {
   api::ConnectorClass c;
@@ -562,6 +594,73 @@ void drain_instance(session& s) {
   s.show(now);
 }
 
+// ---- trace ----
+
+/// All of a list, page by page.
+template <class Service, class Request, class Response, class Items>
+auto all_of(session& s, grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*), Request q, Items items) {
+  std::vector<std::remove_cvref_t<decltype(*items(std::declval<const Response&>()).begin())>> all;
+  q.set_page_size(1000);
+  for (;;) {
+    const auto page = s.call<Service>(method, q);
+    for (const auto& each : items(page)) all.push_back(each);
+    if (page.next_page_token().empty()) return all;
+    q.set_page_token(page.next_page_token());
+  }
+}
+
+void trace_url_of(session& s) {
+  s.refuse_names("trace");
+  trace_question q;
+  std::string why;
+  const auto url = parse_trace_url(s.o.name, why);
+  if (!url) throw usage{why};
+  q.url = *url;
+  if (!s.o.timeout.empty()) q.timeout = s.timeout;
+  std::map<std::string, std::string> given;
+  for (const auto& text : s.o.gateway_addresses) {
+    const auto equals = text.find('=');
+    if (equals == std::string::npos || text.find(':', equals) == std::string::npos)
+      throw usage{"--gateway is NAME=HOST:PORT, where visitors reach that gateway"};
+    given[text.substr(0, equals)] = text.substr(equals + 1);
+  }
+
+  api::ListTunnelsRequest by_host;
+  by_host.set_parent("projects/-");
+  by_host.set_filter(fmt::format("hostname = \"{}\"", q.url.host));
+  for (const auto& t : s.call<tunnels>(&tunnels::Stub::ListTunnels, by_host).tunnels()) q.tunnel = t;
+  if (q.tunnel) q.rule = rule_for(*q.tunnel, q.url.target);
+  if (q.rule >= 0) {
+    api::GetConnectorRequest behind;
+    behind.set_name(q.tunnel->name().substr(0, q.tunnel->name().find("/tunnels/")) + "/connectors/" + q.tunnel->rules(q.rule).connector());
+    try {
+      q.connector = s.call<connectors>(&connectors::Stub::GetConnector, behind);
+    } catch (const refused& r) {
+      if (r.status.error_code() != grpc::StatusCode::NOT_FOUND) throw;
+    }
+  }
+  const auto all_classes = all_of<classes>(s, &classes::Stub::ListGatewayClasses, api::ListGatewayClassesRequest{},
+                                           [](const auto& page) -> const auto& { return page.gateway_classes(); });
+  for (const auto& g : all_of<gateways>(s, &gateways::Stub::ListGateways, api::ListGatewaysRequest{},
+                                        [](const auto& page) -> const auto& { return page.gateways(); })) {
+    const auto name = g.name().substr(g.name().rfind('/') + 1);
+    const bool asked = s.o.gateway_addresses.empty() ? (!q.tunnel || q.tunnel->gateway_class() == g.gateway_class()) && g.state() != "never_seen" && g.state() != "gone"
+                                     : given.contains(name);
+    if (!asked) continue;
+    const api::GatewayClass* of_class = nullptr;
+    for (const auto& each : all_classes)
+      if (each.name() == "gatewayClasses/" + g.gateway_class()) of_class = &each;
+    q.gateways.push_back(locate(g, of_class, given.contains(name) ? given[name] : ""));
+    given.erase(name);
+  }
+  if (!given.empty())
+    throw refused{grpc::Status{grpc::StatusCode::NOT_FOUND, "there is no gateways/" + given.begin()->first}};
+
+  const auto result = trace(q);
+  print_trace(s.around, s.out_format, s.o.name, q, result);
+  if (!result.ok) throw said_no{};
+}
+
 // ---- diagnostics ----
 
 void take_bundle(session& s) {
@@ -590,7 +689,7 @@ public:
     app.add_option("-p,--project", o.project, "Project")->envname("WARREN_PROJECT")->capture_default_str();
     app.add_flag("-A,--all-projects", o.all_projects, "list and watch: of all projects");
     app.add_option("-o,--output", o.output, "table, json, yaml or name")->check(CLI::IsMember({"table", "json", "yaml", "name"}));
-    app.add_flag("-w,--watch", o.watch, "list and get of tunnels and connectors: go on with what changes");
+    app.add_flag("-w,--watch", o.watch, "list and get of tunnels, connectors and gateways: go on with what changes");
     app.add_option("--filter", o.filter, "list: FIELD OP VALUE [AND ...]");
     app.add_option("--sort-by", o.sort_by, "list: FIELD [desc], ...");
     app.add_option("--timeout", o.timeout, "for example 30s (default: 10s; wait: 30s; watch: none)");
@@ -667,7 +766,7 @@ private:
     }, false);
     add(n, "get", "Show a connector", [](session& s) {
       if (s.o.watch) return watch_connectors(s);
-      s.show(s.call<connectors>(&connectors::Stub::GetConnector, s.named<api::GetConnectorRequest>("connectors")));
+      get_connector(s);
     }, true);
     spec_of_connector(add(n, "create", "Create a connector", create_connector, true));
     spec_of_connector(add(n, "update", "Change what is named on the command line", update_connector, true));
@@ -675,6 +774,7 @@ private:
       s.show(s.call<connectors>(&connectors::Stub::DeleteConnector, s.named<api::DeleteConnectorRequest>("connectors")));
     }, true);
     add(n, "watch", "Follow connectors", watch_connectors, false)->add_option("NAME", o.name, "only this one");
+    add(n, "why", "Which link between its agent and the gateways is missing", explain_connector, true);
     auto* enrol = add(n, "enrol", "Give a connector its key, and print what its agent needs", enrol_connector, true);
     auto* rotate = add(n, "rotate-key", "Replace a connector's key", rotate_key, true);
     spec_of_connector(enrol);
@@ -686,9 +786,12 @@ private:
   void add_gateway() {
     auto* n = noun("gateway", "Envoys that take visitors");
     add(n, "list", "List gateways", [](session& s) {
+      if (s.o.watch) return watch_gateways(s);
       s.list<gateways>(&gateways::Stub::ListGateways, s.listing<api::ListGatewaysRequest>(), [](auto& r) { return r.mutable_gateways(); });
     }, false);
+    add(n, "watch", "Follow gateways", watch_gateways, false)->add_option("NAME", o.name, "only this one");
     add(n, "get", "Show a gateway", [](session& s) {
+      if (s.o.watch) return watch_gateways(s);
       s.show(s.call<gateways>(&gateways::Stub::GetGateway, s.named<api::GetGatewayRequest>("gateways")));
     }, true);
     add(n, "create", "Register a gateway", create_gateway, true)->add_option("--class", o.gateway_class, "its gateway class");
@@ -786,6 +889,12 @@ private:
       s.list<ops>(&ops::Stub::ListAuditEvents, q, [](auto& r) { return r.mutable_events(); }, s.o.limit);
     }, false);
     list->add_option("--limit", o.limit, "how many")->capture_default_str()->check(CLI::Range(1, 100'000));
+    auto* trace = app.add_subcommand("trace", "Ask for a URL through each gateway, the agent and the target, and say who says no");
+    trace->fallthrough();
+    trace->add_option("URL", o.name, "http://HOST/PATH, as a visitor would ask")->required();
+    trace->add_option("--gateway", o.gateway_addresses, "NAME=HOST:PORT, where visitors reach it: only these are asked; repeatable")
+        ->allow_extra_args(false);
+    verbs.push_back({trace, trace_url_of});
     auto* diag = app.add_subcommand("diag", "Save what an instance remembers, without secrets");
     diag->fallthrough();
     diag->add_option("--instance", o.instance, "make sure that it is this one that --server leads to");
@@ -933,8 +1042,11 @@ std::string unknown_word(const CLI::App& app, std::string& hint) {
 void run_verb(const verb& v, session& s) {
   const auto noun = v.app->get_parent()->get_name(), name = v.app->get_name();
   const bool of_project = noun == "tunnel" || noun == "connector";
-  if (s.o.watch && (!of_project || (name != "list" && name != "get")))
-    throw usage{"--watch is for list and get of tunnels and connectors"};
+  if (s.o.watch && ((!of_project && noun != "gateway") || (name != "list" && name != "get")))
+    throw usage{"--watch is for list and get of tunnels, connectors and gateways"};
+  const bool followed = name == "watch" || s.o.watch;
+  if (followed && !(s.o.filter.empty() && s.o.sort_by.empty()))
+    throw usage{"what is watched is not filtered and has no order: --filter and --sort-by are for list"};
   if (s.o.all_projects && of_project && ((name != "list" && name != "watch") || !s.o.name.empty()))
     throw usage{fmt::format("{} {} is about one project: name it with --project, without --all-projects", noun, name)};
   v.run(s);
@@ -972,6 +1084,8 @@ int run(std::vector<std::string> arguments, surroundings& around) {
   } catch (const usage& u) {
     say("USAGE", u.message, "--help says more");
     return wrong_usage;
+  } catch (const said_no&) {
+    return failed;
   } catch (const too_late& t) {
     say("TIMED_OUT", t.message, t.hint);
     return timed_out;

@@ -165,15 +165,28 @@ cells row(const api::Connector& c, bool relative) {
           age(c.create_time(), relative)};
 }
 
-cells headers(const api::Gateway*) { return {"NAME", "CLASS", "STATE", "SINCE", "LAG", "REFUSED", "NODE", "AGE"}; }
+std::string heard(const api::Connector& c, bool relative) {
+  if (!c.has_hearing()) return "-";
+  const auto& h = c.hearing();
+  if (h.has_last_heartbeat_time()) return age(h.last_heartbeat_time(), relative) + (relative ? " ago" : "");
+  return h.has_listening_since() ? fmt::format("not since takeover {}{}", age(h.listening_since(), relative), relative ? " ago" : "")
+                                 : "never";
+}
+
+cells headers(const api::Gateway*) {
+  return {"NAME", "CLASS", "STATE", "SINCE", "ACKNOWLEDGED", "LAG", "REFUSED", "NODE", "CLUSTER", "LOCALITY", "AGE"};
+}
 cells row(const api::Gateway& g, bool relative) {
   return {last_part(g.name()),
           g.gateway_class(),
           g.state(),
           age(g.state_since(), relative),
+          fmt::format("{}/{}", g.acknowledged(), g.revision()),
           std::to_string(g.lag()),
           g.refusals() == 0 ? "-" : fmt::format("{}: {}", g.refusals(), cut(g.last_refusal().message(), 60)),
           or_dash(g.node_id()),
+          or_dash(g.node_cluster()),
+          or_dash(g.node_locality()),
           age(g.create_time(), relative)};
 }
 
@@ -219,6 +232,47 @@ void print_table(std::ostream& out, const cells& head, const std::vector<cells>&
   };
   line(head, false);
   for (const auto& r : rows) line(r, colour);
+}
+
+void print_trace(surroundings& around, format how, const std::string& url, const trace_question& q, const trace_result& r) {
+  if (how == format::json || how == format::yaml) {
+    ordered_json all{{"url", url}, {"ok", r.ok}, {"who_says_no", r.who_says_no}, {"summary", r.summary}};
+    if (q.tunnel) all["tunnel"] = q.tunnel->name();
+    if (q.rule >= 0) {
+      const auto& rule = q.tunnel->rules(q.rule);
+      all["rule"] = {{"path_prefix", rule.path_prefix()}, {"connector", rule.connector()}, {"target", rule.target()}};
+    }
+    all["steps"] = ordered_json::array();
+    for (const auto& s : r.steps) {
+      ordered_json step{{"who", s.who}, {"name", s.name}, {"where", s.where}, {"known_by", s.known_by}, {"ok", s.ok},
+                        {"status", s.status}, {"reason", s.reason}, {"says", s.says}};
+      if (s.connect_ms) step["connect_ms"] = *s.connect_ms;
+      if (s.first_byte_ms) step["first_byte_ms"] = *s.first_byte_ms;
+      if (s.total_ms) step["total_ms"] = *s.total_ms;
+      all["steps"].push_back(std::move(step));
+    }
+    if (how == format::json) {
+      around.out << all.dump(2) << '\n';
+      return;
+    }
+    std::string text;
+    yaml(text, all, 0, false);
+    around.out << text;
+    return;
+  }
+  around.out << url << ": " << r.summary << '\n';
+  if (q.rule >= 0) {
+    const auto& rule = q.tunnel->rules(q.rule);
+    around.out << fmt::format("{}, rule {} -> connector {} -> {}\n", q.tunnel->name(), rule.path_prefix(), rule.connector(), rule.target());
+  } else if (q.tunnel) {
+    around.out << q.tunnel->name() << '\n';
+  }
+  const auto ms = [](const std::optional<double>& n) { return n ? fmt::format("{:.1f}ms", *n) : std::string{"-"}; };
+  std::vector<cells> rows;
+  for (const auto& s : r.steps)
+    rows.push_back({s.who, or_dash(s.name), s.where.empty() ? "-" : s.where + " (" + s.known_by + ")", ms(s.connect_ms), ms(s.first_byte_ms),
+                    ms(s.total_ms), s.status == 0 ? "-" : std::to_string(s.status), s.says});
+  print_table(around.out, {"WHO", "NAME", "WHERE", "CONNECT", "FIRST-BYTE", "TOTAL", "STATUS", "SAYS"}, rows, around.terminal);
 }
 
 void print_error(std::ostream& err, const grpc::Status& status, const std::string& server) {

@@ -8,6 +8,8 @@
 #include <google/protobuf/message.h>
 #include <grpcpp/support/status.h>
 
+#include "services/warrenctl/command.hpp"
+#include "services/warrenctl/trace.hpp"
 #include "warren/admin/v1/admin.pb.h"
 
 namespace warren::ctl {
@@ -41,8 +43,14 @@ cells row(const api::Instance& i, bool relative);
 cells row(const api::Partition& p, bool relative);
 cells row(const api::AuditEvent& e, bool relative);
 
+/// When its agent was last heard; "-" when its owner has not said.
+std::string heard(const api::Connector& c, bool relative);
+
 /// Columns as wide as they have to be; True in green and False in red when `colour`.
 void print_table(std::ostream& out, const cells& head, const std::vector<cells>& rows, bool colour);
+
+/// What was asked, of whom, how long each took, and who says no.
+void print_trace(surroundings& around, format how, const std::string& url, const trace_question& q, const trace_result& r);
 
 /// Code, message, each field, and what to do about it.
 void print_error(std::ostream& err, const grpc::Status& status, const std::string& server);

@@ -61,7 +61,7 @@ TEST_CASE_METHOD(fixture, "every mistake has a code, a message, a hint, and its 
   check_told(ctl({"tunnel", "update", "t", "--enabled", "--disabled"}), 2, "USAGE", "contradict");
   check_told(ctl({"tunnel", "create", "t", "-f", "/nowhere/at/all"}), 2, "USAGE", "cannot read /nowhere/at/all");
   check_told(ctl({"connector", "enrol", "c"}), 2, "USAGE", "exactly one of --public-key and --key-file");
-  check_told(ctl({"gateway", "list", "--watch"}), 2, "USAGE", "--watch is for");
+  check_told(ctl({"partition", "list", "--watch"}), 2, "USAGE", "--watch is for");
   check_told(ctl({"tunnel", "delete", "t", "--watch"}), 2, "USAGE", "--watch is for");
   check_told(ctl({"completion", "tcsh"}), 2, "USAGE", "tcsh");
   check_told(ctl({"tunnel", "get", "Not a label"}), 1, "INVALID_ARGUMENT", "name: ");
@@ -111,7 +111,7 @@ TEST_CASE_METHOD(fixture, "bash completes nouns, verbs, options and their values
   };
   using set = std::set<std::string>;
   CHECK(complete({"warrenctl", ""}) == set{"tunnel", "connector", "gateway", "connector-class", "gateway-class", "instance",
-                                           "partition", "audit", "diag", "completion", "version"});
+                                           "partition", "audit", "trace", "diag", "completion", "version"});
   CHECK(complete({"warrenctl", "diag", "--inst"}) == set{"--instance"});
   CHECK(complete({"warrenctl", "tu"}) == set{"tunnel"});
   CHECK(complete({"warrenctl", "tunnel", "w"}) == set{"watch", "why", "wait"});

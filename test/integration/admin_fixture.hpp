@@ -96,6 +96,7 @@ public:
 
   std::atomic<int> refuse{0};
   std::atomic<bool> silent{false};  ///< commands are heard and not answered
+  std::atomic<std::int64_t> heard_ms{0}, listening_ms{0};  ///< what it knows of every connector's agent
   std::vector<corev1::Command> seen;  ///< look at it when nothing is under way
 
 private:
@@ -128,6 +129,10 @@ private:
       r.set_uid("u-c");
       r.set_generation(1);
       r.set_public_key(c.enrol_connector().public_key());
+    } else if (c.has_observe_connector()) {
+      reply.mutable_observed()->set_heard_ms(heard_ms);
+      reply.mutable_observed()->set_listening_ms(listening_ms);
+      return reply;
     } else if (c.has_update_tunnel()) {
       reply.set_code("aborted");
       reply.set_etag("u-1");

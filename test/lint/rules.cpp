@@ -45,7 +45,7 @@ std::vector<rule> make_rules() {
        "only programs have a command line"},
       {"prometheus", of::include, "prometheus/.*", own, "(services/telemetry|test)/.*",
        "rooms count through actors/core/counters.hpp, so that tests can count too"},
-      {"beast", of::include, "boost/beast.*", own, "(services/dialer|services/hook|services/telemetry|services/warren-agent|test|bench)/.*",
+      {"beast", of::include, "boost/beast.*", own, "(services/dialer|services/hook|services/telemetry|services/warren-agent|services/warrenctl/trace|test|bench)[./].*",
        "HTTP by hand belongs to those who serve or dial it"},
       // ---- who decides ----
       {"caf-in-decisions", of::include, "caf/.*|actors/messages\\.hpp|actors/shell\\.hpp|actors/.*actor\\.hpp", pure, "",
