@@ -60,17 +60,20 @@ template <class Answer> unary* get_observed(context& shared, rpc& of, const std:
     return c->reactor();
   }
   auto row = std::make_shared<corev1::ConnectorRow>();
+  std::int64_t age_ms = 0;
   const auto status = shared.view.read([&](const replica::tables& tables) {
     if (auto cold = warm_enough(tables, shared.partition_of(name->project)); !cold.ok()) return cold;
     const auto* found = tables.connector(name->project, name->name);
     if (found == nullptr) return not_found(full_name);
     *row = *found;
+    age_ms = tables.age_ms(shared.partition_of(name->project), steady_ms());
     return grpc::Status::OK;
   });
   if (!status.ok()) {
     c->finish(status);
     return c->reactor();
   }
+  tell_age(shared, of, age_ms);
   observe(shared, name->project, {name->name}, c->deadline(), [c, row, answer](const observations& heard) {
     const auto at = heard.find(row->name());
     answer(*row, at == heard.end() ? nullptr : &at->second, wall_ms());

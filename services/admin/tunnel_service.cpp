@@ -121,18 +121,21 @@ unary* tunnel_service::ExplainTunnel(rpc* of, const api::ExplainTunnelRequest* q
   }
   auto chain = std::make_shared<std::vector<tunnel::chain_link>>();
   std::set<std::string> connectors;
+  std::int64_t age_ms = 0;
   const auto status = shared_.view.read([&](const replica::tables& tables) {
     if (auto cold = warm_enough(tables, shared_.partition_of(name->project)); !cold.ok()) return cold;
     *chain = tables.explain(name->project, name->name, wall_ms());
     if (chain->empty()) return not_found(q->name());
     for (const auto& rule : tables.tunnel(name->project, name->name)->rules())
       if (tables.connector(name->project, rule.connector()) != nullptr) connectors.insert(rule.connector());
+    age_ms = tables.age_ms(shared_.partition_of(name->project), steady_ms());
     return grpc::Status::OK;
   });
   if (!status.ok()) {
     c->finish(status);
     return c->reactor();
   }
+  tell_age(shared_, *of, age_ms);
   observe(shared_, name->project, connectors, c->deadline(), [c, a, chain, name, connectors](const observations& heard) {
     const auto now = wall_ms();
     for (const auto& each : connectors)
