@@ -148,12 +148,6 @@ void session::weigh(kind k, const std::string& name, name_state& n, revision_t r
   const auto target = target_version(k, name);
   if (const auto* e = catalogue_.find(class_, k, name)) set_partition(n, e->partition);
 
-  if (n.refused && target != n.refused_version) {
-    refused_[n.refused->partition].erase({k, name});
-    touched_.insert(n.refused->partition);
-    n.refused.reset();
-    n.refused_version.clear();
-  }
   // A route configuration goes when its last scope does: the gateway unsubscribes by itself.
   const bool ignored = k == kind::route && target.empty() && !n.must_answer;
   if (ignored) n.acked.clear();
@@ -169,9 +163,11 @@ void session::weigh(kind k, const std::string& name, name_state& n, revision_t r
     }
     return;
   }
-  const bool withheld = n.refused && !n.must_answer;
+  // What has changed since it was refused is tried; until that is acknowledged the refusal stands for what was before.
+  const bool withheld = n.refused && target == n.refused_version && !n.must_answer;
   const bool done = ignored || withheld || (target == n.acked && !n.must_answer);
   if (done) {
+    if (!withheld) forget_refusal(k, name, n);
     mark(k, name, n, false);
     set_pending(n, 0);
     settle_baseline(n);
@@ -180,6 +176,14 @@ void session::weigh(kind k, const std::string& name, name_state& n, revision_t r
   if (revision != 0 && (n.pending == 0 || revision < n.pending)) set_pending(n, revision);
   // A new tunnel's route is pending from the start, and is sent when the gateway, told of its scope, asks.
   mark(k, name, n, covers(t, name));
+}
+
+void session::forget_refusal(kind k, const std::string& name, name_state& n) {
+  if (!n.refused) return;
+  refused_[n.refused->partition].erase({k, name});
+  touched_.insert(n.refused->partition);
+  n.refused.reset();
+  n.refused_version.clear();
 }
 
 void session::mark(kind k, const std::string& name, name_state& n, bool dirty) {
@@ -285,6 +289,7 @@ void session::accepted(kind k, const std::string& name) {
   n.in_flight = false;
   n.acked = n.sent;
   n.sent.clear();
+  forget_refusal(k, name, n);
   set_pending(n, n.pending_next);
   n.pending_next = 0;
   settle_baseline(n);
@@ -304,11 +309,12 @@ void session::refuse(kind k, const std::string& name, const std::string& message
     out.connector = e->connector;
   }
   last_refusal_ = out;
+  forget_refusal(k, name, n);
   if (refused_version.empty()) {  // a removal: there is nothing to withhold
     n.acked.clear();
     n.must_answer = false;
-  } else if (target_version(k, name) == refused_version) {
-    n.must_answer = false;
+  } else {
+    if (target_version(k, name) == refused_version) n.must_answer = false;
     n.refused_version = refused_version;
     n.refused = std::move(out);
     refused_[n.partition].insert({k, name});
@@ -433,7 +439,12 @@ std::vector<refusal> session::refusals(partition_id p) const {
   if (it == refused_.end()) return out;
   for (const auto& [k, name] : it->second) {
     const auto& names = types_[index(k)].names;
-    if (const auto n = names.find(name); n != names.end() && n->second.refused) out.push_back(*n->second.refused);
+    const auto known = names.find(name);
+    if (known == names.end() || !known->second.refused) continue;
+    const auto& n = known->second;
+    out.push_back(*n.refused);
+    const bool on_trial = n.pending != 0 && target_version(k, name) != n.refused_version;
+    out.back().until = on_trial ? n.pending - 1 : std::max(n.refused->revision, catalogue_.processed(p));
   }
   return out;
 }

@@ -31,11 +31,11 @@ struct refusal {
   partition_id partition = 0;
   std::string tunnel_uid, connector;
   revision_t revision = 0;  ///< the first that is not acknowledged because of it
+  revision_t until = 0;     ///< the last that it stands for; what changed it since is on trial, and not acknowledged yet
   std::string message;
   std::int64_t at_ms = 0;  ///< the clock of whoever called
 };
 
-class session {
 /// One name as it shall be, and as the gateway has acknowledged it. A version is empty for "not there".
 struct programmed_name {
   std::string name;
@@ -44,6 +44,7 @@ struct programmed_name {
   bool refused = false;    ///< and withheld since
 };
 
+class session {
 public:
   /// `c` outlives the session and changes only between calls, each change followed by changed().
   session(const catalogue& c, std::string gateway_class);
@@ -69,9 +70,9 @@ public:
   std::size_t pending() const { return pending_names_; }
   /// Partitions for which anything above may have changed since the last call.
   std::set<partition_id> take_touched();
-  std::size_t bytes_sent() const { return bytes_sent_; }
   /// Names of a type that follow `after`, in order, at most `max`.
   std::vector<programmed_name> programmed(kind k, const std::string& after, std::size_t max) const;
+  std::size_t bytes_sent() const { return bytes_sent_; }
   std::size_t responses_sent(kind k) const { return types_[index(k)].responses; }
   std::size_t nacks() const { return nacks_; }
   /// How long the last acknowledged response was under way.
@@ -125,6 +126,7 @@ private:
   void answer(kind k, const std::string& nonce, const discovery::DeltaDiscoveryRequest& r, std::int64_t now_ms);
   void accepted(kind k, const std::string& name);
   void refuse(kind k, const std::string& name, const std::string& message, std::int64_t now_ms);
+  void forget_refusal(kind k, const std::string& name, name_state& n);
   bool may_send_route(const std::string& name) const;
   discovery::DeltaDiscoveryResponse respond(kind k, const std::vector<std::string>& names, std::int64_t now_ms);
   std::vector<std::string> take_batch(kind k, std::set<std::string>& from);

@@ -480,8 +480,7 @@ void gateway_server::impl::report(connected& c, partition_id p, stream_state sta
     auto* refused = out.add_refused();
     refused->set_tunnel_uid(r.tunnel_uid);
     refused->set_connector(r.connector);
-    // It stands for all that has not changed it since.
-    refused->set_revision(std::max(r.revision, rows.processed(p)));
+    refused->set_revision(r.until);
     refused->set_message(shown(r.message));
   }
   config.on_ack(out);
