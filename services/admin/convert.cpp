@@ -174,9 +174,16 @@ api::Enrolment enrolment_of(const corev1::ConnectorRow& row, const agent_bus& bu
   e.set_uid(row.uid());
   e.set_partition(row.partition());
   for (const auto& url : bus.urls) e.mutable_nats()->add_urls(url);
-  e.mutable_nats()->set_user(bus.user);
-  e.mutable_nats()->set_password(bus.password);
-  e.mutable_nats()->set_credentials(bus.credentials);
+  if (bus.issue) {
+    auto own = bus.issue(row);
+    e.mutable_nats()->set_jwt(std::move(own.jwt));
+    e.mutable_nats()->set_seed(std::move(own.seed));
+    e.mutable_nats()->set_inbox_prefix(std::move(own.inbox_prefix));
+  } else {
+    e.mutable_nats()->set_user(bus.user);
+    e.mutable_nats()->set_password(bus.password);
+    e.mutable_nats()->set_credentials(bus.credentials);
+  }
   const auto kind = warren::bus::kind_connector;
   e.mutable_subjects()->set_hello(warren::bus::hello_subject(row.partition(), row.project(), kind, row.name()));
   e.mutable_subjects()->set_heartbeat(warren::bus::heartbeat_subject(row.partition(), row.project(), kind, row.name()));

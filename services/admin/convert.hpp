@@ -1,10 +1,12 @@
 // services/admin/convert.hpp -- rows as the API shows them. Pure: no gRPC, no I/O, no clock.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "services/bus/user_jwt.hpp"
 #include "services/replica/view.hpp"
 #include "warren/admin/v1/admin.pb.h"
 
@@ -26,7 +28,9 @@ api::Gateway to_api(const corev1::GatewayRow& row, const replica::tables& tables
 
 struct agent_bus {
   std::vector<std::string> urls;  ///< as agents reach it
-  std::string user, password, credentials;
+  std::string user, password, credentials;  ///< of all of them, where none are issued
+  /// Issues what this connector's agent alone may use; not set: agents share a user, and may impersonate each other.
+  std::function<warren::bus::agent_credentials(const corev1::ConnectorRow&)> issue;
 };
 /// What an agent has to know of itself.
 api::Enrolment enrolment_of(const corev1::ConnectorRow& row, const agent_bus& bus);

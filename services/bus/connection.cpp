@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <fstream>
 #include <mutex>
@@ -173,6 +174,14 @@ struct connection::impl : std::enable_shared_from_this<connection::impl> {
     return std::uniform_int_distribution<std::int64_t>{least, bound}(random);
   }
 
+  static natsStatus tell_jwt(char** jwt, char**, void* closure) {
+    *jwt = ::strdup(static_cast<const connection_options*>(closure)->user_jwt.c_str());  // the library frees it
+    return *jwt == nullptr ? NATS_NO_MEMORY : NATS_OK;
+  }
+  static natsStatus sign_nonce(char**, unsigned char** signature, int* length, const char* nonce, void* closure) {
+    return nats_Sign(static_cast<const connection_options*>(closure)->user_seed.c_str(), nonce, signature, length);
+  }
+
   using options_ptr = std::unique_ptr<natsOptions, decltype(&natsOptions_Destroy)>;
 
   options_ptr make_options(void* closure, bool for_prompt) const {
@@ -187,6 +196,12 @@ struct connection::impl : std::enable_shared_from_this<connection::impl> {
       check(natsOptions_SetUserInfo(raw, options.user.c_str(), options.password.c_str()), "user");
     if (!options.credentials_file.empty())
       check(natsOptions_SetUserCredentialsFromFiles(raw, options.credentials_file.c_str(), nullptr), "credentials_file");
+    if (!options.user_jwt.empty()) {
+      // The library asks again at each reconnect; the options live as long as its connections.
+      auto* closure_of_user = const_cast<connection_options*>(&options);
+      check(natsOptions_SetUserCredentialsCallbacks(raw, &impl::tell_jwt, closure_of_user, &impl::sign_nonce, closure_of_user),
+            "user_jwt");
+    }
     if (!options.tls_ca_file.empty() || !options.tls_certificate_file.empty()) check(natsOptions_SetSecure(raw, true), "tls");
     if (!options.tls_ca_file.empty())
       check(natsOptions_LoadCATrustedCertificates(raw, options.tls_ca_file.c_str()), "tls_ca_file");

@@ -20,7 +20,8 @@ struct connection_options {
   std::vector<std::string> urls;   ///< "nats://host:port"; any of them
   std::string name;                ///< shown by the server; agents: agent_connection_name() of subjects.hpp
   std::string user, password;      ///< either these, or
-  std::string credentials_file;    ///< a .creds file, or neither
+  std::string credentials_file;    ///< a .creds file, or
+  std::string user_jwt, user_seed; ///< what would be in it, or none of them
   std::string tls_ca_file, tls_certificate_file, tls_key_file;  ///< any of them set: TLS
   /// Inboxes are `<prefix>.<random>.*`; permissions of an agent may demand one of its own.
   std::string inbox_prefix = "_INBOX";

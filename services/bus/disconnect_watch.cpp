@@ -22,9 +22,16 @@ std::optional<std::string> disconnected_client(std::string_view event_json) {
   const auto client = event.fields().find("client");
   if (client == event.fields().end() || !client->second.has_struct_value()) return std::nullopt;
   const auto& fields = client->second.struct_value().fields();
-  const auto name = fields.find("name");
-  if (name == fields.end() || name->second.kind_case() != google::protobuf::Value::kStringValue) return std::nullopt;
-  return name->second.string_value();
+  const auto text = [&](const char* field) -> std::optional<std::string> {
+    const auto at = fields.find(field);
+    if (at == fields.end() || at->second.kind_case() != google::protobuf::Value::kStringValue) return std::nullopt;
+    return at->second.string_value();
+  };
+  // With credentials of its own, an agent is who they say, whatever it calls its connection.
+  const auto name = text("name"), issued_to = text("name_tag");
+  if (!issued_to || issued_to->empty()) return name;
+  if (parse_agent_connection_name(*issued_to)) return issued_to;
+  return name && parse_agent_connection_name(*name) ? std::nullopt : name;
 }
 
 disconnect_watch::disconnect_watch(connection_options system_account, callback agent,

@@ -11,7 +11,9 @@
 
 namespace warren::bus {
 
-/// The name of the client's connection in a DISCONNECT event (JSON); nullopt: not such an event. Pure.
+/// Whose connection has ended, by a DISCONNECT event (JSON): whom its credentials were issued to where they say so of
+/// an agent, else the name that the client has given it. nullopt: not such an event, or an agent's name that the
+/// credentials do not bear out. Pure.
 std::optional<std::string> disconnected_client(std::string_view event_json);
 
 /// Calls back for each agent connection that ended (the name is the client's own word: a hint). Needs

@@ -193,6 +193,8 @@ struct agent::impl {
     to.user = e.nats_user;
     to.password = e.nats_password;
     to.credentials_file = e.nats_credentials_file;
+    to.user_jwt = e.nats_jwt;
+    to.user_seed = e.nats_seed;
     to.tls_ca_file = e.nats_ca_file;
     to.tls_certificate_file = e.nats_certificate_file;
     to.tls_key_file = e.nats_key_file;

@@ -130,6 +130,9 @@ enrolment parse_enrolment(std::string_view text, const std::filesystem::path& fo
   out.nats_user = text_field(nats, "user", false);
   out.nats_password = text_field(nats, "password", false);
   out.nats_credentials_file = path_field(nats, "credentials", folder);
+  out.nats_jwt = text_field(nats, "jwt", false);
+  out.nats_seed = text_field(nats, "seed", false);
+  if (out.nats_jwt.empty() != out.nats_seed.empty()) throw file_error{"`nats.jwt` and `nats.seed` go together"};
   out.nats_inbox_prefix = text_field(nats, "inbox_prefix", false);
   out.nats_ca_file = path_field(nats, "ca", folder);
   out.nats_certificate_file = path_field(nats, "certificate", folder);

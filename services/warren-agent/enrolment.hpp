@@ -21,7 +21,8 @@ struct enrolment {
   int partition = 0;
   std::vector<std::string> nats_urls;
   std::string nats_user, nats_password, nats_credentials_file;
-  std::string nats_inbox_prefix;  ///< empty: the client's own
+  std::string nats_jwt, nats_seed;  ///< what would be in the credentials file
+  std::string nats_inbox_prefix;    ///< empty: the client's own
   std::string nats_ca_file, nats_certificate_file, nats_key_file;
   std::string hello_subject, heartbeat_subject, event_subject, command_subject;
 };

@@ -10,6 +10,7 @@
 
 #include "services/store/migrate.hpp"
 #include "services/warrend/config.hpp"
+#include "services/warrend/nats_keys.hpp"
 #include "services/warrend/serve.hpp"
 
 namespace {
@@ -66,6 +67,16 @@ int migrate_command(const config::effective& c, bool dry_run) {
   }
 }
 
+int nats_keys_command(const std::string& folder) {
+  try {
+    for (const auto& name : make_nats_keys(folder)) std::cout << "wrote " << name << '\n';
+    return 0;
+  } catch (const std::exception& e) {
+    std::cerr << "warrend: " << e.what() << '\n';
+    return 1;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -78,6 +89,9 @@ int main(int argc, char** argv) {
   auto* serve_app = app.add_subcommand("serve", "Run one instance until SIGTERM");
   auto* migrate_app = app.add_subcommand("migrate", "Bring the database's schema up to date");
   migrate_app->add_flag("--dry-run", dry_run, "Say what would be applied");
+  auto* keys_app = app.add_subcommand("nats-keys", "Make the keys of a bus on which each agent has credentials of its own");
+  std::string keys_folder;
+  keys_app->add_option("--out", keys_folder, "Folder; nothing in it is overwritten")->required();
   auto* config_app = app.add_subcommand("config", "Look at the configuration");
   config_app->require_subcommand(1);
   auto* print_app = config_app->add_subcommand("print", "Each value, and where it came from");
@@ -90,6 +104,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
+  if (keys_app->parsed()) return nats_keys_command(keys_folder);
   config::effective c;
   if (!f.load(c, check_app->parsed())) return 2;
   if (check_app->parsed()) {

@@ -25,6 +25,7 @@
 #include "services/bus/connection.hpp"
 #include "services/bus/disconnect_watch.hpp"
 #include "services/bus/subjects.hpp"
+#include "services/bus/user_jwt.hpp"
 
 using namespace warren;
 using namespace std::chrono_literals;
@@ -397,7 +398,111 @@ system_account: SYS
   watch.close();
 }
 
+TEST_CASE("an agent's credentials let it speak for itself only, and hear what is its own only") {
+  const bus::issuers by{bus::nkey{bus::nkey::kind::operators, std::string(32, 'o')},
+                        bus::nkey{bus::nkey::kind::account, std::string(32, 'a')},
+                        bus::nkey{bus::nkey::kind::account, std::string(32, 's')}};
+  server nats{bus::server_configuration(by, 1'700'000'000)};
+  const auto folder = std::filesystem::temp_directory_path() / ("warren-creds-" + std::to_string(getpid()));
+  std::filesystem::create_directories(folder);
+  const auto with_file = [&](const std::string& name, const std::string& text) {
+    std::ofstream{folder / name} << text;
+    auto o = to(nats);
+    o.credentials_file = (folder / name).string();
+    return o;
+  };
+  const auto agent = [&](const std::string& project, const std::string& name, char entropy, const std::string& called) {
+    const auto own = bus::issue_agent_credentials(by.account, 5, project, "connector", name, std::string(32, entropy), 1'700'000'000);
+    auto o = to(nats);
+    o.name = called;
+    o.user_jwt = own.jwt;
+    o.user_seed = own.seed;
+    o.inbox_prefix = own.inbox_prefix;
+    o.bulk_connection = false;
+    return o;
+  };
+  const auto home_name = bus::agent_connection_name("demo", "connector", "home");
+  const auto home_options = agent("demo", "home", 'h', home_name);
+
+  watched w;
+  std::vector<std::string> ended;
+  bus::disconnect_watch watch{with_file("watch.creds", bus::watch_credentials(by, std::string(32, 'w'), 1'700'000'000)),
+                              [&](auto project, auto, auto name) {
+                                w.update([&] { ended.push_back(std::string{project} + "/" + std::string{name}); });
+                              }};
+  REQUIRE(watch.link().flush(5s));
+  const auto owner = bus::connection::open(with_file("warrend.creds", bus::instance_credentials(by, std::string(32, 'i'), 1'700'000'000)));
+  const auto home = bus::connection::open(home_options);
+  auto evil = bus::connection::open(agent("other", "evil", 'e', home_name));  // it may call itself what it likes
+  REQUIRE(owner->connected());
+  REQUIRE(home->connected());
+  REQUIRE(evil->connected());
+
+  // The owner hears each of them on its own subjects, and nobody on another's.
+  std::vector<std::string> heard;
+  const auto note = [&](auto subject, auto payload, auto reply_to) {
+    if (!reply_to.empty()) owner->publish(reply_to, "welcome");
+    w.update([&] { heard.push_back(std::string{subject} + " " + std::string{payload}); });
+  };
+  std::vector<bus::subscription> owner_hears;
+  for (const auto* room : {"warren.v1.hb.>", "warren.v1.ev.>", "warren.v1.hello.>", "warren.v1.api.>"}) owner_hears.push_back(owner->subscribe(room, note));
+  REQUIRE(owner->flush(5s));
+  for (const auto& subject : {bus::heartbeat_subject(5, "demo", "connector", "home"), bus::event_subject(5, "demo", "connector", "home"),
+                              bus::hello_subject(5, "demo", "connector", "home"), bus::api_subject(5)})
+    evil->publish(subject, "forged");
+  const auto own_beat = bus::heartbeat_subject(5, "other", "connector", "evil");
+  evil->publish(own_beat, "honest");  // after the others, on the same connection
+  REQUIRE(w.wait([&] { return !heard.empty(); }));
+  CHECK(heard == std::vector{own_beat + " honest"});
+
+  // What is for one of them is heard by that one only, also its inbox and what it is commanded.
+  std::vector<std::string> stolen;
+  std::vector<bus::subscription> evil_hears;
+  const auto steal = [&](auto subject, auto payload, auto) {
+    w.update([&] { stolen.push_back(std::string{subject} + " " + std::string{payload}); });
+  };
+  for (const auto& subject : {std::string{"_INBOX.>"}, std::string{"_INBOX.*.*"}, home_options.inbox_prefix + ".>", std::string{">"},
+                              bus::command_subject("demo", "connector", "home"), std::string{"warren.v1.cmd.>"},
+                              std::string{"warren.v1.rev.>"}, bus::command_subject("other", "connector", "evil")})
+    evil_hears.push_back(evil->subscribe(subject, steal));
+  const auto commands = home->subscribe(bus::command_subject("demo", "connector", "home"),
+                                        [&](auto, auto, auto reply_to) { home->publish(reply_to, "done"); });
+  REQUIRE(evil->flush(5s));
+  REQUIRE(home->flush(5s));
+  std::string answered, welcomed;
+  owner->request(bus::command_subject("demo", "connector", "home"), "attach", 5s, [&](bus::request_error error, std::string_view payload) {
+    w.update([&] { answered = std::string{bus::to_string(error)} + "|" + std::string{payload}; });
+  });
+  home->request(bus::hello_subject(5, "demo", "connector", "home"), "hello", 5s, [&](bus::request_error error, std::string_view payload) {
+    w.update([&] { welcomed = std::string{bus::to_string(error)} + "|" + std::string{payload}; });
+  });
+  REQUIRE(w.wait([&] { return !answered.empty() && !welcomed.empty(); }));
+  CHECK(answered == "|done");
+  CHECK(welcomed == "|welcome");
+  const auto own_command = bus::command_subject("other", "connector", "evil");
+  owner->publish(own_command, "for evil");  // behind all that it could have overheard
+  REQUIRE(w.wait([&] { return !stolen.empty(); }));
+  CHECK(stolen == std::vector{own_command + " for evil"});
+
+  // Whose connection has ended is told by the credentials, not by the name.
+  evil_hears.clear();
+  evil->close();
+  REQUIRE(w.wait([&] { return !ended.empty(); }));
+  CHECK(ended == std::vector<std::string>{"other/evil"});
+
+  auto nobody = to(nats);
+  nobody.connect_timeout = 500ms;
+  CHECK_FALSE(bus::connection::open(nobody)->connected());
+  watch.close();
+  home->close();
+  owner->close();
+  std::filesystem::remove_all(folder);
+}
+
 TEST_CASE("what is no DISCONNECT event names nobody") {
+  CHECK(bus::disconnected_client(R"({"client":{"name":"x","name_tag":"warrend"}})") == "x");
+  CHECK(bus::disconnected_client(R"({"client":{"name":"x","name_tag":"warren-agent/p/connector/c"}})") == "warren-agent/p/connector/c");
+  CHECK_FALSE(bus::disconnected_client(R"({"client":{"name":"warren-agent/p/connector/c","name_tag":"warrend"}})"));
   CHECK(bus::disconnected_client(R"({"client":{"name":"x"}})") == "x");
   for (const char* bad : {"", "{", "[]", "{}", R"({"client":1})", R"({"client":{}})", R"({"client":{"name":1}})"})
     CHECK_FALSE(bus::disconnected_client(bad));

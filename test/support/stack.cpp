@@ -377,6 +377,14 @@ struct stack::impl {
   }
 
   void write_nats_configuration() const {
+    if (options.agents_have_credentials) {
+      const auto keys = (place.path() / "keys").string();
+      const auto made = run({.name = "warrend nats-keys", .path = bin_dir() / "warrend", .arguments = {"nats-keys", "--out", keys}});
+      if (made.code != 0)
+        throw stack_error("warrend nats-keys: " + made.err);
+      write_file(path("nats.conf"), fmt::format("listen: \"127.0.0.1:{}\"\ninclude \"keys/accounts.conf\"\n", nats_port));
+      return;
+    }
     write_file(path("nats.conf"), fmt::format(R"(listen: "127.0.0.1:{0}"
 accounts: {{
   WARREN: {{
@@ -416,6 +424,13 @@ system_account: SYS
         {"http.listen", local(i.http_port())},
         {"log.format", "json"},
     };
+    if (options.agents_have_credentials) {
+      for (const auto* key : {"nats.user", "nats.password", "nats.system_user", "nats.system_password", "agent.nats_user", "agent.nats_password"})
+        all.erase(key);
+      all["nats.credentials_file"] = path("keys/warrend.creds").string();
+      all["nats.system_credentials_file"] = path("keys/watch.creds").string();
+      all["nats.account_seed_file"] = path("keys/account.seed").string();
+    }
     if (options.with_ways) {
       all["database.url"] = by_way(database_url, i.to_postgres_->port());
       all["nats.urls"] = "nats://" + local(i.to_nats_->port());

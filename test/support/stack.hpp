@@ -84,6 +84,7 @@ struct stack_options {
   bool start = true;                 ///< warrend is running, and warm, when the constructor returns
   int instances = 1;                 ///< of warrend: warren-1, warren-2, …
   bool with_ways = false;            ///< each instance reaches PostgreSQL, NATS and gateways by ways that can be cut
+  bool agents_have_credentials = false;  ///< each its own, issued by warrend; else they share a user
   int partitions = 64;
   int instance_lease_ms = 1'000;
   int heartbeat_interval_ms = 300;   ///< of the agents
