@@ -40,7 +40,19 @@ bool current_session(transition& t, std::int64_t session, const std::string& tok
   return false;
 }
 
-bool sent_before_bye(const state& s, std::int64_t sequence) { return s.said_bye() && sequence <= s.bye_sequence(); }
+/// Whether it was overtaken by its session's bye. Whoever goes on speaking lives all the same: it is asked for a hello,
+/// at most once a second, as nothing that it says in this session counts any more.
+bool sent_before_bye(transition& t, std::int64_t session, std::int64_t sequence, const std::string& reply_to, moment now) {
+  state& s = t.next;
+  if (!s.said_bye() || sequence > s.bye_sequence()) return false;
+  if (s.older_told_ms() != 0 && now.steady_ms < s.older_told_ms() + ms(limits::repeat_after)) return true;
+  s.set_older_told_ms(std::max<std::int64_t>(now.steady_ms, 1));
+  auto command = command_for(s, session, 0);
+  command.mutable_hello_again();
+  if (reply_to.empty()) t.announce.push_back(agent_command{std::move(command), false});
+  else t.announce.push_back(agent_reply{reply_to, std::move(command)});
+  return true;
+}
 
 std::string digest_of(const state& s) {
   busv1::Addressing addressing;
@@ -151,7 +163,7 @@ void hear_heartbeat(transition& t, const v1::HeartbeatHeard& h, moment now) {
   state& s = t.next;
   const auto& beat = h.heartbeat();
   if (!current_session(t, beat.session(), beat.token(), h.reply_to(), now)) return;
-  if (sent_before_bye(s, beat.sequence())) return;
+  if (sent_before_bye(t, beat.session(), beat.sequence(), h.reply_to(), now)) return;
   heard(s, now);
   hear_interval(s, beat.interval_ms());
   hear_held(s, beat.attached_generation());
@@ -168,7 +180,7 @@ void hear_agent_event(transition& t, const v1::AgentEventHeard& h, moment now) {
   state& s = t.next;
   const auto& e = h.event();
   if (!current_session(t, e.session(), e.token(), h.reply_to(), now)) return;
-  if (sent_before_bye(s, e.sequence())) return;
+  if (sent_before_bye(t, e.session(), e.sequence(), h.reply_to(), now)) return;
   heard(s, now);
   if (e.event_case() == busv1::AgentEvent::kBye) {
     s.set_silence(std::string{disconnected});

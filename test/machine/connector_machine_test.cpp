@@ -1101,6 +1101,29 @@ TEST_CASE_METHOD(world, "connector: a bye is offline at once; what was sent befo
   CHECK(row->online());
 }
 
+TEST_CASE_METHOD(world, "connector: whoever speaks on after its bye is asked for a hello, and is back by itself") {
+  online();
+  heartbeat();
+  const auto before = sequence;
+  sequence = 1'000'000'000;  // forged, or of an agent that has lost count
+  bye();
+  REQUIRE_FALSE(row->online());
+  sequence = before;
+  forget();
+  heartbeat();
+  CHECK_FALSE(row->online());
+  REQUIRE(commands(busv1::AgentCommand::kHelloAgain).size() == 1);
+  CHECK(commands(busv1::AgentCommand::kHelloAgain)[0].session() == row->session());
+  heartbeat();
+  report({"10.0.0.1:7000"});
+  CHECK(commands(busv1::AgentCommand::kHelloAgain).size() == 1);  // once a second is enough
+  hello();
+  CHECK(row->online());
+  CHECK(row->session() == 2);
+  heartbeat();
+  CHECK(row->online());
+}
+
 TEST_CASE_METHOD(world, "connector: addressing") {
   online();
   SECTION("a change is one write that gateways hear of; a reordered report is none") {
