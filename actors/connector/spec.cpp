@@ -132,6 +132,7 @@ std::optional<violation> check_spec(const v1::ConnectorSpec& spec) {
 }
 
 std::optional<violation> check_public_key(std::string_view key) {
+  if (protocol::is_low_order_key_hex(key)) return violation{"public_key", "is a point of low order: anybody could sign for it"};
   if (protocol::is_public_key_hex(key)) return std::nullopt;
   return violation{"public_key", "must be 64 lower-case hex digits"};
 }

@@ -175,6 +175,21 @@ std::optional<std::string> unhex(std::string_view lower_case_hex) {
 
 bool is_public_key_hex(std::string_view text) { return text.size() == 64 && unhex(text).has_value(); }
 
+bool is_low_order_key_hex(std::string_view text) {
+  // The y of the eight points of small order (RFC 8032 5.1), little endian and without the sign of x; 0 and 1 also as p
+  // and p + 1, which decoders take for the same.
+  static constexpr std::string_view table[] = {
+      "0000000000000000000000000000000000000000000000000000000000000000", "0100000000000000000000000000000000000000000000000000000000000000",
+      "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+      "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+      "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"};
+  auto bytes = unhex(text);
+  if (!bytes || bytes->size() != 32) return false;
+  bytes->back() = static_cast<char>(static_cast<unsigned char>(bytes->back()) & 0x7fu);
+  const auto y = hex(*bytes);
+  return std::find(std::begin(table), std::end(table), y) != std::end(table);
+}
+
 std::string sha256(std::string_view bytes) {
   std::array<unsigned char, EVP_MAX_MD_SIZE> out{};
   unsigned length = 0;
@@ -185,7 +200,7 @@ std::string sha256(std::string_view bytes) {
 std::string sha256_hex(std::string_view bytes) { return hex(sha256(bytes)); }
 
 bool ed25519_verify(std::string_view public_key_hex, std::string_view message, std::string_view signature) {
-  if (!is_public_key_hex(public_key_hex) || signature.size() != 64) return false;
+  if (!is_public_key_hex(public_key_hex) || signature.size() != 64 || is_low_order_key_hex(public_key_hex)) return false;
   const std::string raw = *unhex(public_key_hex);
   const auto bytes = [](std::string_view text) { return reinterpret_cast<const unsigned char*>(text.data()); };
   const std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key{

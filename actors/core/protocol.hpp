@@ -40,6 +40,8 @@ bool is_printable_utf8(std::string_view text);
 std::string hex(std::string_view bytes);                          ///< lower case
 std::optional<std::string> unhex(std::string_view lower_case_hex);
 bool is_public_key_hex(std::string_view text);                    ///< 64 lower-case hex digits
+/// A point of low order: anybody can sign for such a key. False also for what is no key.
+bool is_low_order_key_hex(std::string_view text);
 std::string sha256(std::string_view bytes);                       ///< 32 bytes
 std::string sha256_hex(std::string_view bytes);
 

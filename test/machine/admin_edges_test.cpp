@@ -236,6 +236,7 @@ TEST_CASE("a connector's spec: defaults, edges, and fields that nobody named") {
   CHECK(connector::check_public_key(std::string(63, 'a'))->field == "public_key");
   CHECK(connector::check_public_key(std::string(65, 'a')));
   CHECK(connector::check_public_key(std::string(64, 'A')));
+  CHECK(connector::check_public_key(std::string(64, '0'))->field == "public_key");  // of low order
   CHECK_FALSE(connector::check_public_key(std::string(64, 'f')));
 }
 

@@ -232,6 +232,18 @@ TEST_CASE("hex and hashes") {
   CHECK(protocol::unhex("") == "");
   for (const std::string bad : {"0", "0g", "0G", "FF", "0x", " 0", "0\n"}) CHECK_FALSE(protocol::unhex(bad));
   CHECK(protocol::is_public_key_hex(std::string(64, '0')));
+  const char* low_order[] = {
+      "0000000000000000000000000000000000000000000000000000000000000000", "0000000000000000000000000000000000000000000000000000000000000080",
+      "0100000000000000000000000000000000000000000000000000000000000000", "0100000000000000000000000000000000000000000000000000000000000080",
+      "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+      "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a", "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+      "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+      "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+      "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"};
+  for (const auto* key : low_order) CHECK(protocol::is_low_order_key_hex(key));
+  for (const auto& key : {std::string(64, 'f'), std::string(64, 'a'), std::string(62, '0'), std::string(64, 'z'),
+                          std::string{"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"}})  // RFC 8032 7.1
+    CHECK_FALSE(protocol::is_low_order_key_hex(key));
   CHECK_FALSE(protocol::is_public_key_hex(std::string(63, '0')));
   CHECK_FALSE(protocol::is_public_key_hex(std::string(66, '0')));
   // FIPS 180-2, B.1 and the empty message.
