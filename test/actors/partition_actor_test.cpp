@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "actors/core/conditions.hpp"
+#include "actors/core/protocol.hpp"
 #include "actors/core/subjects.hpp"
 #include "actors/partition/actor.hpp"
 #include "test/support/actor_fixture.hpp"
@@ -24,13 +25,33 @@ struct partition_store {
   test::memory_store* db = nullptr;
   std::vector<v1::Row> rivals;   ///< what adopt_rivals answers once
   int loads = 0, adoptions = 0, entity_loads = 0;
+  bool hangs = false;            ///< entities are read when `answer_held_back` says so
+  bool saves_hang = false;       ///< the same of saves
+  std::vector<std::function<void()>> held_back;
+
+  void answer_held_back() {
+    for (auto& answer : std::exchange(held_back, {})) answer();
+  }
+  /// Answers later, from outside of the actor.
+  template <class Answer, class Question> caf::result<Answer> hold(store_actor::pointer self, const Question& q, auto answer) {
+    auto typed = self->make_response_promise<caf::typed_response_promise<Answer>>();
+    const caf::response_promise& promise = typed;
+    held_back.push_back([=, source = promise.source(), id = promise.id(), me = caf::strong_actor_ptr{self->ctrl()}] {
+      source->enqueue(me, id.response_id(), caf::make_message(Answer{answer(q)}), nullptr);
+    });
+    return typed;
+  }
 };
-store_actor::behavior_type partition_store_actor(store_actor::pointer, partition_store* s) {
+store_actor::behavior_type partition_store_actor(store_actor::pointer self, partition_store* s) {
   return {
-      [s](const save_request& q) { return s->db->save(q); },
-      [s](const load_entity& q) {
+      [self, s](const save_request& q) -> caf::result<save_result> {
+        if (!s->saves_hang) return s->db->save(q);
+        return s->hold<save_result>(self, q, [s](const auto& held) { return s->db->save(held); });
+      },
+      [self, s](const load_entity& q) -> caf::result<loaded> {
         ++s->entity_loads;
-        return s->db->load(q);
+        if (!s->hangs) return s->db->load(q);
+        return s->hold<loaded>(self, q, [s](const auto& held) { return s->db->load(held); });
       },
       [s](const load_partition& q) {
         ++s->loads;
@@ -58,6 +79,7 @@ struct partition_world : test::actor_fixture {
   partition::partition_context::class_answer default_class{true, true, {}};
   revision_t seen = 0;
   bool warm = true;     ///< the replica
+  bool trails = false;  ///< … has not seen what the partition's former owner wrote
   std::ostringstream log;
   std::shared_ptr<spdlog::logger> logger_before = spdlog::default_logger();
 
@@ -89,6 +111,10 @@ struct partition_world : test::actor_fixture {
         if (name > after && out.size() < limit) out.push_back(name);
       }
       return std::optional{out};
+    };
+    c.knows_connector = [this](partition_id, revision_t, const std::pair<std::string, std::string>& k) -> std::optional<bool> {
+      if (!warm || trails) return std::nullopt;
+      return db.rows.contains("connector/" + k.first + "/" + k.second);
     };
     partition = spawn(partition::actor, std::move(c));
   }
@@ -144,6 +170,35 @@ struct partition_world : test::actor_fixture {
     const auto text = log.str();
     for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
     return n;
+  }
+  /// An offline connector that nobody has woken: made after the start, which wakes all that there are here.
+  void sleeping(const std::string& name) {
+    auto row = rows::connector("acme", name, 1, id);
+    row.set_online(false);
+    row.set_session(1);
+    row.set_session_token_hash(std::string(64, 'f'));
+    row.set_public_key(std::string(64, 'a'));
+    db.rows["connector/acme/" + name] = rows::row(row);
+  }
+  void hello(const std::string& name, const std::string& reply_to = "agent") {
+    on_bus(bus::hello_subject(id, "acme", bus::kind_connector, name), challenge(), reply_to);
+  }
+  void beat(const std::string& name, const std::string& reply_to = "") {
+    busv1::Heartbeat b;
+    b.set_version(1);
+    b.set_session(7);
+    b.set_token(std::string(64, 'e'));
+    b.set_digest(protocol::report_digest({}, std::vector<busv1::TargetState>{}));
+    on_bus(bus::heartbeat_subject(id, "acme", bus::kind_connector, name), b.SerializeAsString(), reply_to);
+  }
+  std::vector<busv1::HelloReply> greeted(const std::string& to = "agent") const {
+    std::vector<busv1::HelloReply> out;
+    for (const auto& p : bus.published)
+      if (p.subject == to) {
+        out.emplace_back();
+        REQUIRE(out.back().ParseFromString(p.payload));
+      }
+    return out;
   }
   std::string challenge() const {
     busv1::HelloRequest hello;
@@ -274,6 +329,154 @@ TEST_CASE_METHOD(partition_world, "what an agent says reaches its connector") {
   busv1::HelloReply reply;
   REQUIRE(reply.ParseFromString(bus.published.back().subject == "agent" ? bus.published.back().payload : ""));
   CHECK(reply.challenge().size() == 32);
+}
+
+TEST_CASE_METHOD(partition_world, "a name that nobody has wakes nobody, however often it is said") {
+  start();
+  const auto actors = sys.registry().running();
+  for (int n = 0; n < 1000; ++n) hello("m" + std::to_string(n));
+  CHECK(store.entity_loads == 0);
+  CHECK(sys.registry().running() == actors);
+  CHECK(dropped("unknown") == 1000);
+  const auto answers = greeted();
+  REQUIRE(answers.size() == 1000);
+  CHECK(answers.back().error() == "not_found");
+  CHECK(answers.back().retry_after_ms() == 10'000);
+  on_bus(bus::hello_subject(id, "acme", bus::kind_connector, "m"), "\xff\xff", "garbled");
+  CHECK(published("garbled") == 0);
+  hello("m0", "");  // nobody waits
+  CHECK(greeted().size() == 1000);
+
+  // The agent of a connector that was deleted learns so from its next hello; not more than a few in a second.
+  for (int n = 0; n < 1000; ++n) beat("m" + std::to_string(n));
+  CHECK(published(bus::command_subject("acme", bus::kind_connector, "m0")) == 1);
+  long told = 0;
+  for (const auto& p : bus.published) told += p.subject.starts_with("warren.v1.cmd.");
+  CHECK(told == static_cast<long>(limits::strangers_told_max));
+  busv1::AgentCommand again;
+  REQUIRE(again.ParseFromString(bus.published.back().payload));
+  CHECK(again.has_hello_again());
+  CHECK(again.session() == 7);
+  advance(1s);
+  beat("m5", "reply");
+  CHECK(published("reply") == 1);
+  CHECK(store.entity_loads == 0);
+
+  ask(create_connector("m1"));
+  REQUIRE(replies().back().code().empty());
+  hello("m1", "first");
+  REQUIRE(greeted("first").size() == 1);
+  CHECK(greeted("first")[0].error() == "failed_precondition");
+}
+
+TEST_CASE_METHOD(partition_world, "a sleeping connector is read once, a few at a time, and hears what was said meanwhile") {
+  constexpr auto many = limits::agent_wakes_at_a_time + 6;
+  start();
+  for (std::size_t n = 0; n < many; ++n) sleeping("home-" + std::to_string(n));
+  store.entity_loads = 0;
+  store.hangs = true;
+  const auto actors = sys.registry().running();
+  for (std::size_t n = 0; n < many; ++n) {
+    hello("home-" + std::to_string(n), "agent-" + std::to_string(n));
+    beat("home-" + std::to_string(n), "beat-" + std::to_string(n));
+  }
+  CHECK(store.entity_loads == static_cast<int>(limits::agent_wakes_at_a_time));
+  CHECK(sys.registry().running() == actors);  // nobody is woken before it is read
+  while (!store.held_back.empty()) {
+    store.answer_held_back();
+    run();
+  }
+  CHECK(store.entity_loads == static_cast<int>(many));
+  for (std::size_t n = 0; n < many; ++n) {
+    const auto answers = greeted("agent-" + std::to_string(n));
+    REQUIRE(answers.size() == 1);
+    CHECK(answers[0].challenge().size() == 32);
+    CHECK(published("beat-" + std::to_string(n)) == 1);  // its session is unknown: hello again
+  }
+  CHECK(dropped("behind") == 0);
+}
+
+TEST_CASE_METHOD(partition_world, "who finds too many waiting is told when to try again") {
+  start();
+  for (std::size_t n = 0; n < limits::agent_wakes_max + 3; ++n) sleeping("home-" + std::to_string(n));
+  store.entity_loads = 0;
+  store.hangs = true;
+  for (std::size_t n = 0; n < limits::agent_wakes_max; ++n) hello("home-" + std::to_string(n), "early");
+  hello("home-" + std::to_string(limits::agent_wakes_max), "late");
+  REQUIRE(greeted("late").size() == 1);
+  CHECK(greeted("late")[0].error() == "unavailable");
+  CHECK(greeted("late")[0].retry_after_ms() == 1'000);
+  beat("home-" + std::to_string(limits::agent_wakes_max + 1));
+  for (std::size_t n = 0; n <= limits::agent_wake_messages_max; ++n) beat("home-0");
+  CHECK(dropped("behind") == 4);  // the hello is one of the four that wait
+  CHECK(store.entity_loads == static_cast<int>(limits::agent_wakes_at_a_time));
+  store.hangs = false;
+  store.answer_held_back();
+  run();
+  CHECK(greeted("early").size() == limits::agent_wakes_max);
+  hello("home-" + std::to_string(limits::agent_wakes_max), "again");
+  REQUIRE(greeted("again").size() == 1);
+  CHECK(greeted("again")[0].error().empty());
+}
+
+TEST_CASE_METHOD(partition_world, "while the replica does not know, the database says who exists") {
+  trails = true;
+  start();
+  sleeping("home");
+  const auto actors = sys.registry().running();
+  hello("home");
+  hello("nobody", "stranger");
+  REQUIRE(greeted().size() == 1);
+  CHECK(greeted()[0].challenge().size() == 32);
+  REQUIRE(greeted("stranger").size() == 1);
+  CHECK(greeted("stranger")[0].error() == "not_found");
+  CHECK(sys.registry().running() == actors + 1);
+  sleeping("cabin");
+  db.away = true;
+  hello("cabin", "later");
+  REQUIRE(greeted("later").size() == 1);
+  CHECK(greeted("later")[0].error() == "unavailable");
+  db.away = false;
+  hello("cabin", "later");
+  CHECK(greeted("later")[1].challenge().size() == 32);
+}
+
+TEST_CASE_METHOD(partition_world, "a flood of one agent waits for its own connector only, and its places are given back") {
+  start();
+  sleeping("loud");
+  sleeping("calm");
+  hello("loud");
+  hello("calm");
+  store.saves_hang = true;
+  v1::Command change;
+  change.set_project("acme");
+  change.mutable_rotate_connector_key()->set_name("loud");
+  change.mutable_rotate_connector_key()->set_public_key(std::string(64, 'b'));
+  ask(change);
+  REQUIRE(store.held_back.size() == 1);  // until it is answered, the connector hears nothing
+
+  const auto place = std::make_shared<const int>(0);
+  constexpr long more = 10;
+  for (long n = 0; n < static_cast<long>(limits::connector_waiting_messages_max) + more; ++n)
+    self->send(partition, bus_message{bus::hello_subject(id, "acme", bus::kind_connector, "loud"), challenge(), "loud", place});
+  run();
+  CHECK(dropped("behind") == more);
+  REQUIRE(greeted("loud").size() == more);
+  CHECK(greeted("loud")[0].error() == "unavailable");
+  hello("calm", "calm");
+  REQUIRE(greeted("calm").size() == 1);
+  CHECK(greeted("calm")[0].challenge().size() == 32);
+  bus.published.clear();  // answers hold their place until they are said
+  CHECK(place.use_count() == 1 + static_cast<long>(limits::connector_waiting_messages_max));
+
+  store.saves_hang = false;
+  store.answer_held_back();
+  run();
+  CHECK(greeted("loud").size() == limits::connector_waiting_messages_max);
+  bus.published.clear();
+  CHECK(place.use_count() == 1);
+  hello("loud", "loud");
+  CHECK(greeted("loud").size() == 1);
 }
 
 TEST_CASE_METHOD(partition_world, "gateways' reports reach the tunnels that wait for them") {
