@@ -6,6 +6,7 @@
 
 using namespace warren::e2e;
 using warren::stack::open_visit;
+using warren::stack::poll_until;
 using whole = warren::stack::stack;
 
 TEST_CASE("of two tunnels with one target, deleting one ends its connections and none of the other's") {
@@ -38,6 +39,36 @@ TEST_CASE("of two tunnels with one target, deleting one ends its connections and
   REQUIRE(through_two.send("GET / HTTP/1.1\r\nHost: two\r\n\r\n"));
   CHECK(through_two.receive());
   CHECK(is_the_targets(s.visit("two.example.org")));
+}
+
+TEST_CASE("a tunnel that is switched off ends its connections and none of another's, and comes back") {
+  WARREN_NEEDS_SERVERS();
+  whole s;
+  s.add_agent("home").await_session();
+  for (const auto* name : {"one", "two"}) {
+    s.create_tunnel(name, std::string{name} + ".example.org", "home");
+    REQUIRE(s.await_ready(name, patience));
+  }
+  open_visit socket{open_visit::kind::websocket, s.visitor_port(), "one.example.org"};
+  open_visit through{open_visit::kind::connect, s.visitor_port(), "one.example.org:443"};
+  open_visit other{open_visit::kind::websocket, s.visitor_port(), "two.example.org"};
+  for (auto* each : {&socket, &through, &other}) REQUIRE(each->open());
+
+  s.must_ctl({"tunnel", "update", "one", "--disabled"});
+  CHECK(socket.await_end(patience));
+  CHECK(through.await_end(patience));
+  CHECK(reason(s.visit("one.example.org")) == "disabled");
+  CHECK(poll_until([&] { return s.sql("SELECT count(*) FROM attachment WHERE tunnel = 'one'") == "0\n"; }, patience, 20ms));
+  const auto shown = s.tunnel("one");
+  CHECK(whole::condition(shown, "Programmed") == "True");
+  CHECK(whole::condition(shown, "ConnectorMetadataProgrammed") == "False");
+  CHECK(whole::condition(shown, "Ready") == "False");
+  REQUIRE(other.send("still there"));
+  CHECK(other.receive() == "still there");
+
+  s.must_ctl({"tunnel", "update", "one", "--enabled"});
+  REQUIRE(s.await_ready("one", patience));
+  CHECK(is_the_targets(s.visit("one.example.org")));
 }
 
 TEST_CASE("two projects with equal names never see each other") {
