@@ -628,7 +628,8 @@ void trace_url_of(session& s) {
   api::ListTunnelsRequest by_host;
   by_host.set_parent("projects/-");
   by_host.set_filter(fmt::format("hostname = \"{}\"", q.url.host));
-  for (const auto& t : s.call<tunnels>(&tunnels::Stub::ListTunnels, by_host).tunnels()) q.tunnel = t;
+  const auto found = s.call<tunnels>(&tunnels::Stub::ListTunnels, by_host);
+  if (!found.tunnels().empty()) q.tunnel = found.tunnels(0);
   if (q.tunnel) q.rule = rule_for(*q.tunnel, q.url.target);
   if (q.rule >= 0) {
     api::GetConnectorRequest behind;
