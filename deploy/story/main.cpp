@@ -97,7 +97,7 @@ void show(const wishes& w, story::teller& out, stop_signals& signals) {
   if (w.port != 0 && stack::listens(w.port))
     throw stack::stack_error(fmt::format("Port {} of 127.0.0.1 is taken: choose another with --port, or leave it out for a free one.", w.port));
   out.progress("starting a private PostgreSQL and a private NATS");
-  stack::stack servers{{.own_postgres = true, .start = false, .instances = w.chaos ? 3 : 1, .with_ways = w.chaos, .instance_lease_ms = 3'000, .heartbeat_interval_ms = 2'000, .keep_logs = false, .visitor_port = w.port}};
+  stack::stack servers{{.own_postgres = true, .start = false, .instances = w.chaos ? 3 : 1, .with_ways = w.chaos, .agents_have_credentials = true, .instance_lease_ms = 3'000, .heartbeat_interval_ms = 2'000, .keep_logs = false, .visitor_port = w.port}};
   if (w.keep)
     servers.keep();
   out.progress(w.chaos ? "starting three instances of warrend" : "starting warrend");
