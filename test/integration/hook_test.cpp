@@ -3,7 +3,15 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
 
+#include <boost/asio.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+
+#include "services/bus/connection.hpp"
 #include "test/support/hook.hpp"
 #include "test/support/hook_client.hpp"
 #include "test/support/stack.hpp"
@@ -14,6 +22,8 @@ using namespace std::chrono_literals;
 using stack::milliseconds;
 
 namespace {
+
+namespace asio = boost::asio;
 
 struct hooked {
   std::uint16_t port = stack::free_port(), http = stack::free_port();
@@ -70,6 +80,92 @@ int refused(const eg::PostTranslateModifyResponse& r) {
       for (const auto& route : host.routes())
         n += route.direct_response().status() == 503 && route.name().rfind("connector-", 0) != 0;
   return n;
+}
+
+/// What arrives, in order, to be waited for. Thread-safe.
+class inbox {
+public:
+  void put(const std::string& json) {
+    const std::lock_guard lock{mutex_};
+    all_.push_back(nlohmann::json::parse(json));
+    come_.notify_all();
+  }
+  /// The first from number `from` on that satisfies; null: none in time.
+  nlohmann::json await(const std::function<bool(const nlohmann::json&)>& satisfies, std::size_t from = 0) {
+    std::unique_lock lock{mutex_};
+    nlohmann::json found;
+    come_.wait_for(lock, 20s, [&] {
+      for (std::size_t i = from; i < all_.size() && found.is_null(); ++i)
+        if (satisfies(all_[i])) found = all_[i];
+      return !found.is_null();
+    });
+    return found;
+  }
+  std::size_t size() {
+    const std::lock_guard lock{mutex_};
+    return all_.size();
+  }
+
+private:
+  std::mutex mutex_;
+  std::condition_variable come_;
+  std::vector<nlohmann::json> all_;
+};
+
+/// Takes POSTs on a port of loopback; refuses the first of each body.
+class receiver {
+public:
+  receiver() : acceptor_{io_, {asio::ip::address_v4::loopback(), 0}}, port_{acceptor_.local_endpoint().port()}, thread_{[this] { run(); }} {}
+  ~receiver() {
+    stopping_ = true;
+    asio::io_context io;
+    asio::ip::tcp::socket knock{io};
+    boost::system::error_code ignored;
+    knock.connect({asio::ip::address_v4::loopback(), port_}, ignored);
+    thread_.join();
+  }
+  std::string url() const { return "http://127.0.0.1:" + std::to_string(port_) + "/retranslate"; }
+  inbox taken;
+  std::atomic<int> refused{0};
+
+private:
+  using clock = std::chrono::steady_clock;
+  void run() {
+    std::set<std::string> seen;
+    while (!stopping_) {
+      boost::system::error_code error;
+      asio::ip::tcp::socket socket{io_};
+      acceptor_.accept(socket, error);
+      if (error || stopping_) return;
+      boost::beast::flat_buffer buffer;
+      namespace http = boost::beast::http;
+      http::request<http::string_body> request;
+      http::read(socket, buffer, request, error);
+      if (error) continue;
+      const bool first = seen.insert(request.body()).second;
+      const bool right = request.method() == http::verb::post && request.target() == "/retranslate";
+      http::response<http::string_body> response{first || !right ? http::status::internal_server_error : http::status::no_content, 11};
+      response.prepare_payload();
+      http::write(socket, response, error);
+      if (first) ++refused;
+      else taken.put(request.body());
+    }
+  }
+
+  asio::io_context io_;
+  asio::ip::tcp::acceptor acceptor_;
+  std::uint16_t port_;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+/// Every tunnel that it names is in that state, and there are so many.
+bool tells(const nlohmann::json& signal, const std::string& state, std::size_t count) {
+  const auto tunnels = signal.value("tunnels", nlohmann::json::array());
+  return signal.value("reason", "") == "changed" && tunnels.size() == count &&
+         std::all_of(tunnels.begin(), tunnels.end(), [&](const auto& t) {
+           return t.at("state") == state && t.at("namespace") == "ns-0000";
+         });
 }
 
 }  // namespace
@@ -185,4 +281,52 @@ TEST_CASE("the hook's page says 503, and its port is closed, until everything ha
   h.w.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(120)%' AND pid <> pg_backend_pid()");
   CHECK(h.client.translate("").status.ok());  // waits
   CHECK(stack::poll_until([&] { return h.healthz() == 200; }, 5s));
+}
+
+TEST_CASE("Envoy Gateway has to translate again: told once per burst, on NATS and by the webhook, also after a failed call") {
+  receiver webhook;
+  hooked h{"ns-0000", {{"hook.webhook", webhook.url()}}};
+  inbox heard;
+  bus::connection_options options;
+  options.urls = {h.w.nats_url()};
+  options.name = "test";
+  options.user = "warren";
+  options.password = h.w.nats_password();
+  options.bulk_connection = false;
+  const auto link = bus::connection::open(options);
+  const auto listening = link->subscribe("warren.v1.retranslate", [&](auto, auto json, auto) { heard.put(std::string{json}); });
+  REQUIRE(stack::poll_until([&] { return link->flush(1s); }, 10s));
+
+  const auto request = captured("request-0010-tunnel");
+  auto& there = h.w.add_agent("there");
+  for (int i = 0; i < 5; ++i) h.w.create_tunnel(tunnel_name(i), tunnel_name(i) + ".example.test", "there");
+  h.w.create_tunnel("not-routed", "not-routed.example.test", "there");
+  REQUIRE(h.await(request, [](const auto& r) { return online(r) == 5; }));
+
+  // The connector goes: one signal for all that Envoy Gateway routes.
+  there.stop();
+  const auto offline = heard.await([](const auto& s) { return tells(s, "offline", 5); });
+  REQUIRE(!offline.is_null());
+  const auto after_offline = heard.size();
+  CHECK(online(h.translate(request)) == 0);
+  there.start();
+  std::set<std::string> back;
+  REQUIRE_FALSE(heard.await([&](const auto& s) {
+    for (const auto& t : s.value("tunnels", nlohmann::json::array()))
+      if (t.at("state") == "online") back.insert(t.at("name"));
+    return back.size() == 5;
+  }, after_offline).is_null());
+  CHECK(back.count("not-routed") == 0);
+  // Whatever was told in between was told because somebody came back, not twice because somebody had gone.
+  CHECK(heard.await([](const auto& s) { return tells(s, "offline", 5); }) == offline);
+  CHECK(online(h.translate(request)) == 5);
+
+  CHECK_FALSE(h.client.translate("\xff\xff").status.ok());
+  CHECK_FALSE(heard.await([](const auto& s) { return s.value("reason", "") == "call-failed"; }).is_null());
+
+  // The webhook refused each signal once, and got it all the same.
+  CHECK_FALSE(webhook.taken.await([](const auto& s) { return s.value("reason", "") == "call-failed"; }).is_null());
+  CHECK(webhook.refused > 0);
+  CHECK(h.w.metric("warren_retranslate_signals_total", "changed") >= 2);
+  CHECK(h.w.metric("warren_retranslate_webhook_total", "failed") > 0);
 }
