@@ -334,6 +334,14 @@ struct town {
     adminv1::Tunnel answer;
     must(server.tunnels->UpdateTunnel(&context, q, &answer), q.tunnel().name());
   }
+  void remove(const std::string& in, const std::string& name) const {
+    adminv1::DeleteTunnelRequest q;
+    q.set_name(fmt::format("projects/{}/tunnels/{}", in, name));
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds{30});
+    adminv1::Tunnel answer;
+    must(server.tunnels->DeleteTunnel(&context, q, &answer), q.name());
+  }
   void in_parallel(int from, int to, const std::function<void(int)>& what) const {
     std::atomic<int> next{from};
     std::mutex mutex;
@@ -438,7 +446,7 @@ double all_acknowledged(const town& t, const std::vector<std::string>& which, bo
 
 int main(int argc, char** argv) {
   command_line line{"xds", "10,000 tunnels on 1,000 connectors behind an Envoy."};
-  int tunnels = 10'000, connectors = 1'000, projects = 20, measured = 300, lives = 100, leases = 15, rounds = 3;
+  int tunnels = 10'000, connectors = 1'000, projects = 20, measured = 300, lives = 100, leases = 15, rounds = 3, soak_s = 0;
   std::vector<std::string> skipped;
   line.app.add_option("--tunnels", tunnels, "Spread over the connectors")->check(CLI::Range(100, 1'000'000));
   line.app.add_option("--connectors", connectors, "Simulated agents")->check(CLI::Range(100, 100'000));
@@ -447,6 +455,7 @@ int main(int argc, char** argv) {
   line.app.add_option("--lives", lives, "Tunnels created with a visitor waiting")->check(CLI::Range(0, 100'000));
   line.app.add_option("--leases", leases, "Leases that end, 5 at a time")->check(CLI::Range(0, 1'000));
   line.app.add_option("--rounds", rounds, "Of each burst")->check(CLI::Range(1, 1'000));
+  line.app.add_option("--soak-s", soak_s, "Churn for so long; 0: none")->check(CLI::Range(0, 86'400));
   line.app.add_option("--skip", skipped, "alone, life, move, lease, burst, bye, cold")->delimiter(',');
   return line.run(argc, argv, [&] {
     if (!stack::has_envoy()) throw stack::stack_error("WARREN_ENVOY names no Envoy");
@@ -664,6 +673,39 @@ int main(int argc, char** argv) {
       out.figure(fmt::format("{} tunnels into an empty Envoy", tunnels), ms_between(begun, *done) / 1000, "s", 10);
       out.figure("its memory then", resident_mb(cold.pid()), "MB", 400);
       out.figure("CPU of warrend for it", cpu_s(world.warrend().pid()) - before, "s");
+    }
+
+    if (soak_s > 0) {
+      // Everything that happens in a day, one after the other without a pause: created, switched, left by its agent,
+      // moved, deleted. What is kept for each that was ever there would show.
+      line.say(fmt::format("{} s of churn", soak_s));
+      std::vector<double> warren_mb, envoy_mb;
+      const auto end = clock::now() + std::chrono::seconds{soak_s};
+      std::int64_t changes = 0;
+      for (int round = 0; clock::now() < end; ++round) {
+        constexpr int batch = 200;
+        const auto name = [&](int n) { return fmt::format("churn-{}-{}", round, n); };
+        t.in_parallel(0, batch, [&](int n) { t.create(t.project(n), name(n), t.connector(n)); });
+        t.in_parallel(0, batch, [&](int n) { t.enable(n, round % 2 != 0, {}); });
+        const auto who = connectors_from(t, 5 + round % 10 * 10, 10);
+        agents.stop(who);
+        agents.start(who);
+        agents.move(connectors_from(t, 200, 20));
+        t.in_parallel(0, batch, [&](int n) { t.remove(t.project(n), name(n)); });
+        t.settle();
+        changes += 3 * batch + 40;
+        warren_mb.push_back(resident_mb(world.warrend().pid()));
+        envoy_mb.push_back(resident_mb(world.envoy().pid()));
+      }
+      const auto grown = [](const std::vector<double>& mb) {  // from the second quarter's end to the end
+        const auto from = mb.size() / 2;
+        return mb.size() < 4 || mb[from] <= 0 ? 0 : (mb.back() - mb[from]) / mb[from] * 100;
+      };
+      out.figure("churn: changes", static_cast<double>(changes), "");
+      out.figure("churn: Warren's memory half-way", warren_mb[warren_mb.size() / 2], "MB");
+      out.figure("churn: growth since", grown(warren_mb), "%", 5);
+      out.figure("churn: Envoy's memory half-way", envoy_mb[envoy_mb.size() / 2], "MB");
+      out.figure("churn: growth since (Envoy)", grown(envoy_mb), "%", 5);
     }
 
     if (wanted("alone")) {
