@@ -88,10 +88,12 @@ static_resources:
     return r.SerializeAsString();
   }
 
-  /// Hands the hook's answer over, byte for byte.
-  void take(const std::string& answer) {
+  /// Hands the hook's answer over, byte for byte. Routes go before the clusters that lose their endpoints, and after
+  /// those that get them: the other way round Envoy answers by itself for a moment.
+  void take(const std::string& answer, bool routes_first) {
+    if (routes_first) put("rds.pb", answer, 4, "route.v3.RouteConfiguration");
     put("cds.pb", answer, 1, "cluster.v3.Cluster");
-    put("rds.pb", answer, 4, "route.v3.RouteConfiguration");
+    if (!routes_first) put("rds.pb", answer, 4, "route.v3.RouteConfiguration");
     put("lds.pb", answer, 3, "listener.v3.Listener");
     if (!envoy_.running())
       envoy_ = stack::process{{.name = "envoy",
@@ -162,7 +164,7 @@ struct hooked_envoy {
       answer = a.bytes;
       return a.status.ok() && online(answer) == wanted;
     }, patience, 20ms));
-    envoy.take(answer);
+    envoy.take(answer, wanted == 0);
   }
   answer visit(const std::string& host) const { return stack::visit(envoy.port(), {.host = host}); }
   bool await(const std::string& host, bool (*satisfies)(const answer&)) const {
