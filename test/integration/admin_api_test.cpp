@@ -66,7 +66,7 @@ TEST_CASE_METHOD(fixture, "exit codes tell wrong usage from a timeout") {
   CHECK(ctl({"tunnel", "create"}).code == 2);
   CHECK(ctl({"tunnel", "list", "-o", "xml"}).code == 2);
   CHECK(ctl({"tunnel", "list", "--timeout", "soon"}).code == 2);
-  CHECK(ctl({"gateway", "list", "--watch"}).code == 2);
+  CHECK(ctl({"partition", "list", "--watch"}).code == 2);
   CHECK(ctl({"--help"}).code == 0);
   REQUIRE(create("t").code == 0);
   const auto late = ctl({"tunnel", "wait", "t", "--for", "ready", "--timeout", "300ms"});
