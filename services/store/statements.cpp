@@ -73,8 +73,6 @@ void add_table(std::vector<std::pair<std::string, std::string>>& out, const tabl
   out.emplace_back(count_marked(t), "SELECT count(*) FROM " + t.name + " WHERE partition = $1 AND version = -1");
   out.emplace_back(adopt_rows(t), "UPDATE " + t.name + " t SET version = $2" + (t.route_version ? ", route_version = $2" : "") +
                                       " FROM jsonb_to_recordset($1::jsonb) AS " + key_shape(t) + " WHERE " + by_key(t, "k"));
-  out.emplace_back(changed_rows(t), "SELECT to_jsonb(t) FROM " + t.name + " t WHERE partition = $1 AND version > $2");
-
   // One entity and what hangs off it, from one snapshot: ($1 project, $2 name) → kind, row; nothing at all when
   // partition $3 is not $4's at epoch $5. Also the attachments of a connector that is gone: who deletes it has to
   // know what hung off it.
@@ -89,7 +87,6 @@ void add_table(std::vector<std::pair<std::string, std::string>>& out, const tabl
   if (t.keys.back() == "name")
     out.emplace_back(load_entity_of(t), "SELECT kind, image FROM partition p LEFT JOIN (" + load + ") e ON true"
                                         " WHERE p.id = $3 AND p.owner = $4 AND p.epoch = $5 ORDER BY place NULLS FIRST");
-  out.emplace_back(all_rows(t), "SELECT to_jsonb(t) FROM " + t.name + " t WHERE partition = $1");
 }
 
 }  // namespace
@@ -172,21 +169,36 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       FROM jsonb_array_elements_text($1::jsonb) AS k(id) WHERE t.id = k.id::bigint RETURNING to_jsonb(t))");
 
     // ---- reading ----
-    out.emplace_back("find_partition", R"(
-      SELECT owner, epoch, revision, tombstones_from FROM partition WHERE id = $1)");
-    out.emplace_back("connectors_that_owe", R"(
-      SELECT to_jsonb(t) FROM connector t WHERE partition = $1
-        AND (online OR attached_generation < attachment_generation OR observed_generation < generation
-             OR delete_time IS NOT NULL))");
-    out.emplace_back("attachments_of_connectors_that_owe", R"(
-      SELECT to_jsonb(a) FROM connector t JOIN attachment a ON a.project = t.project AND a.connector = t.name
-      WHERE t.partition = $1
-        AND (t.online OR t.attached_generation < t.attachment_generation OR t.observed_generation < t.generation
-             OR t.delete_time IS NOT NULL))");
+    // ($1 partition): whether a rival has marked anything of it.
+    std::vector<std::string> marks{"EXISTS (SELECT FROM tombstone WHERE partition = $1 AND version = -1)"};
+    // ($1 partition, $2 after) → kind, row, and beside each what the partition's own row says; no kind when there is no
+    // row. All rows of it when $2 is no place to go on from, else those that changed since. One statement is one snapshot, and one round trip: at a start every
+    // partition is read at the same time.
+    std::vector<std::string> changed;
+    for (const auto& t : tables()) {
+      marks.push_back("EXISTS (SELECT FROM " + t.name + " WHERE partition = $1 AND version = -1)");
+      changed.push_back("SELECT '" + t.name + "' AS kind, to_jsonb(t) AS image FROM " + t.name +
+                        " t WHERE t.partition = p.id AND t.version > p.after_version");
+    }
+    out.emplace_back("marked_any", "SELECT " + join(marks, " OR "));
+    out.emplace_back("changes_of", R"(
+      WITH p AS MATERIALIZED (
+        SELECT id, epoch, revision, tombstones_from, complete,
+               CASE WHEN complete THEN -9223372036854775808 ELSE $2::bigint END AS after_version,
+               CASE WHEN complete THEN tombstones_from ELSE $2::bigint END AS after_tombstone
+        FROM (SELECT *, $2::bigint <= 0 OR $2::bigint < tombstones_from OR $2::bigint > revision AS complete
+              FROM partition WHERE id = $1) AS found)
+      SELECT kind, image, p.epoch, p.revision, p.tombstones_from, p.complete FROM p LEFT JOIN LATERAL ()" +
+                     join(changed, " UNION ALL ") + R"( UNION ALL
+        (SELECT 'tombstone', to_jsonb(t) FROM tombstone t WHERE t.partition = p.id AND t.version > p.after_tombstone
+         ORDER BY t.id)) AS e ON true)");
+
+    const std::string connector_owes = R"((t.online OR t.attached_generation < t.attachment_generation
+        OR t.observed_generation < t.generation OR t.delete_time IS NOT NULL))";
     // A tunnel is programmed without its agents: one whose connector exists and does not hold its attachment has
     // yet to ask for it. One that a host name's claim is missing of has yet to claim it again.
     const std::string tunnel_owes = R"(
-        AND (t.delete_time IS NOT NULL OR t.programmed_generation < t.generation OR t.previous_generation <> 0
+        (t.delete_time IS NOT NULL OR t.programmed_generation < t.generation OR t.previous_generation <> 0
              OR t.retiring <> '{}' OR t.observed_generation < t.generation
              OR EXISTS (SELECT FROM unnest(t.hostnames) AS wanted
                        WHERE NOT EXISTS (SELECT FROM hostname_claim h WHERE h.hostname = wanted AND h.tunnel_uid = t.uid))
@@ -194,17 +206,26 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
                         JOIN connector c ON c.project = t.project AND c.name = rule ->> 'connector'
                         WHERE NOT EXISTS (SELECT FROM attachment a WHERE a.project = c.project AND a.connector = c.name
                                             AND a.tunnel_uid = t.uid AND a.tunnel_generation = t.generation))))";
-    out.emplace_back("tunnels_that_owe", "SELECT to_jsonb(t) FROM tunnel t WHERE t.partition = $1" + tunnel_owes);
-    out.emplace_back("claims_of_tunnels_that_owe",
-                     "SELECT to_jsonb(h) FROM tunnel t JOIN hostname_claim h ON h.tunnel_uid = t.uid "
-                     "WHERE t.partition = $1" + tunnel_owes);
+    // ($1 partition, $2 instance, $3 epoch) → kind, row, the partition's revision; nothing when it is not $2's at epoch
+    // $3: who has something to do, and all classes and gateways.
+    out.emplace_back("owing_of", R"(
+      SELECT kind, image, p.revision FROM partition p LEFT JOIN LATERAL (
+        SELECT 'connector_class' AS kind, to_jsonb(t) AS image FROM connector_class t WHERE t.partition = $1
+        UNION ALL SELECT 'gateway_class', to_jsonb(t) FROM gateway_class t WHERE t.partition = $1
+        UNION ALL SELECT 'gateway', to_jsonb(t) FROM gateway t WHERE t.partition = $1
+        UNION ALL SELECT 'connector', to_jsonb(t) FROM connector t WHERE t.partition = $1 AND )" + connector_owes + R"(
+        UNION ALL SELECT 'tunnel', to_jsonb(t) FROM tunnel t WHERE t.partition = $1 AND )" + tunnel_owes + R"(
+        UNION ALL SELECT 'hostname_claim', to_jsonb(h) FROM tunnel t JOIN hostname_claim h ON h.tunnel_uid = t.uid
+                  WHERE t.partition = $1 AND )" + tunnel_owes + R"(
+        UNION ALL SELECT 'attachment', to_jsonb(a) FROM connector t
+                  JOIN attachment a ON a.project = t.project AND a.connector = t.name
+                  WHERE t.partition = $1 AND )" + connector_owes + R"() AS e ON true
+      WHERE p.id = $1 AND p.owner = $2 AND p.epoch = $3)");
     out.emplace_back("tunnels_naming", R"(
-      SELECT to_jsonb(t) FROM tunnel t
+      SELECT 'tunnel', to_jsonb(t) FROM tunnel t
       WHERE warren_named_connectors(project, rules, previous_rules) @> ARRAY[$1::text || '/' || $2::text])");
     out.emplace_back("tunnels_by_uid", R"(
       SELECT to_jsonb(t) FROM jsonb_array_elements_text($1::jsonb) AS k(uid) JOIN tunnel t ON t.uid = k.uid)");
-    out.emplace_back("changed_tombstones", R"(
-      SELECT to_jsonb(t) FROM tombstone t WHERE partition = $1 AND version > $2 ORDER BY id)");
     out.emplace_back("find_answer", R"(
       SELECT digest, encode(response, 'hex') FROM admin_request
       WHERE project = $1 AND method = $2 AND request_id = $3)");

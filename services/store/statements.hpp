@@ -20,9 +20,7 @@ inline std::string marked_rows(const table& t) { return "marked_" + t.name; }
 inline std::string marked_rows_named(const table& t) { return "marked_named_" + t.name; }
 inline std::string count_marked(const table& t) { return "count_marked_" + t.name; }
 inline std::string adopt_rows(const table& t) { return "adopt_" + t.name; }
-inline std::string changed_rows(const table& t) { return "changed_" + t.name; }
 inline std::string load_entity_of(const table& t) { return "load_" + t.name; }
-inline std::string all_rows(const table& t) { return "all_" + t.name; }
 
 /// Name and text of all of them; a connection prepares one when it first uses it.
 const std::vector<std::pair<std::string, std::string>>& statements();

@@ -38,8 +38,10 @@ void append(std::vector<v1::Row>& out, const std::string& kind, const std::strin
   else
     spdlog::error("store: a row of {} cannot be read: {}", kind, json.substr(0, 500));
 }
-void append(std::vector<v1::Row>& out, const std::string& kind, const pqxx::result& rows) {
-  for (const auto& row : rows) append(out, kind, row[0].as<std::string>());
+/// Rows of (kind, row, …); no kind: there is no row.
+void append(std::vector<v1::Row>& out, const pqxx::result& rows) {
+  for (const auto& row : rows)
+    if (!row[0].is_null()) append(out, row[0].as<std::string>(), row[1].as<std::string>());
 }
 
 bool marked(const v1::Row& row) { return number_field(row, "version") == rival_version; }
@@ -125,6 +127,8 @@ public:
     auto& l = lane_of(partition);
     job j;
     j.run = [this, &l, partition, epoch, named, then, next](session& s) {
+      // Most often there is nothing; what is marked after this look is announced by whoever marks it.
+      if (!named && !pqxx::nontransaction{s.conn}.exec_prepared1("marked_any", partition)[0].as<bool>()) return next({});
       auto done = l.adopt(s, partition, epoch, named.get());
       if (done.lost) {
         loaded answer;
@@ -160,8 +164,7 @@ public:
         const auto found = tx.exec_prepared(load_entity_of(*find_table(what->kind)), what->project, what->name,
                                             what->partition, common_.me, what->epoch);
         answer.lost = found.empty();
-        for (const auto& row : found)
-          if (!row[0].is_null()) append(answer.rows, row[0].as<std::string>(), row[1].as<std::string>());
+        append(answer.rows, found);
       }
       auto to_adopt = std::make_shared<std::vector<v1::Row>>();
       std::copy_if(answer.rows.begin(), answer.rows.end(), std::back_inserter(*to_adopt), marked);
@@ -187,26 +190,20 @@ public:
     adopt_first(what.partition, what.epoch, nullptr, then, [this, what, then](const lane::adopted&) {
       read(then, [this, what](session& s) {
         loaded answer;
-        snapshot tx{s.conn};
-        const auto at = tx.exec_prepared("find_partition", what.partition);
-        if (at.empty() || at[0][0].as<std::int64_t>() != common_.me || at[0][1].as<std::int64_t>() != what.epoch) {
+        pqxx::nontransaction tx{s.conn};
+        const auto found = tx.exec_prepared("owing_of", what.partition, common_.me, what.epoch);
+        if (found.empty()) {
           answer.lost = true;
           return answer;
         }
-        if (what.partition == common_.partitions)
-          for (const char* kind : {"connector_class", "gateway_class", "gateway"})
-            append(answer.rows, kind, tx.exec_prepared(all_rows(*find_table(kind)), what.partition));
-        append(answer.rows, "connector", tx.exec_prepared("connectors_that_owe", what.partition));
-        append(answer.rows, "tunnel", tx.exec_prepared("tunnels_that_owe", what.partition));
-        append(answer.rows, "hostname_claim", tx.exec_prepared("claims_of_tunnels_that_owe", what.partition));
-        append(answer.rows, "attachment", tx.exec_prepared("attachments_of_connectors_that_owe", what.partition));
+        append(answer.rows, found);
         // The former owner may have died between its last commit and saying so: replicas that lack it fetch it.
         busv1::Revision now;
         now.set_version(1);
         now.set_incarnation(s.incarnation);
         now.set_partition(what.partition);
         now.set_epoch(what.epoch);
-        now.set_revision(at[0][2].as<std::int64_t>());
+        now.set_revision(found[0][2].as<std::int64_t>());
         now.set_truncated(true);
         if (common_.on_commit) common_.on_commit(now);
         return answer;
@@ -220,25 +217,21 @@ public:
 
   changes read_changes(session& s, const fetch_changes& what) {
     changes out;
-    snapshot tx{s.conn};
-    const auto at = tx.exec_prepared("find_partition", what.partition);
-    if (at.empty()) {
+    pqxx::nontransaction tx{s.conn};
+    const auto found = tx.exec_prepared("changes_of", what.partition, what.after);
+    if (found.empty()) {
       out.error = "there is no such partition";
       return out;
     }
-    out.epoch = at[0][1].as<std::int64_t>();
-    out.revision = at[0][2].as<std::int64_t>();
+    out.epoch = found[0][2].as<std::int64_t>();
+    out.revision = found[0][3].as<std::int64_t>();
     out.incarnation = s.incarnation;
     common_.history->revision_seen(s.incarnation, what.partition, out.revision);
     // Ahead of the database: it is not the one that was read before.
-    out.complete = what.after <= 0 || what.after < at[0][3].as<std::int64_t>() || what.after > out.revision;
-    for (const auto& t : tables())
-      append(out.rows, t.name, out.complete ? tx.exec_prepared(all_rows(t), what.partition)
-                                            : tx.exec_prepared(changed_rows(t), what.partition, what.after));
+    out.complete = found[0][5].as<bool>();
     // A complete read brings what is remembered of deletions: watches resume on an instance that has just started.
-    const auto forgotten = at[0][3].as<std::int64_t>();
-    append(out.rows, "tombstone", tx.exec_prepared("changed_tombstones", what.partition, out.complete ? forgotten : what.after));
-    if (out.complete) out.tombstones_from = forgotten;
+    if (out.complete) out.tombstones_from = found[0][4].as<std::int64_t>();
+    append(out.rows, found);
     return out;
   }
 
@@ -433,8 +426,7 @@ void store::load(load_partition what, std::function<void(loaded)> then) {
 void store::load(load_naming what, std::function<void(loaded)> then) {
   impl_->read(owned(std::move(then)), [what = std::move(what)](session& s) {
     loaded answer;
-    snapshot tx{s.conn};
-    append(answer.rows, "tunnel", tx.exec_prepared("tunnels_naming", what.project, what.connector));
+    append(answer.rows, pqxx::nontransaction{s.conn}.exec_prepared("tunnels_naming", what.project, what.connector));
     return answer;
   });
 }

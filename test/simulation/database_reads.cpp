@@ -12,7 +12,7 @@ std::string entity_key(const load_entity& q) {
   return q.project.empty() ? q.kind + "/" + q.name : q.kind + "/" + q.project + "/" + q.name;
 }
 
-/// connectors_that_owe and tunnels_that_owe of services/store/statements.
+/// What owing_of of services/store/statements reads.
 bool owes(const v1::ConnectorRow& c) {
   return c.online() || c.attached_generation() < c.attachment_generation() ||
          c.observed_generation() < c.generation() || c.has_delete_time();
