@@ -85,7 +85,9 @@ void admins::judge(asked& r, std::uint64_t, const v1::Reply& reply) {
     if (r.then) r.then(reply);
     return;
   }
-  // A repetition is answered alike; that it is carried out once is seen in the audit trail.
+  // A refusal leaves no trace: when the bus says the same once more, it is judged by what there is by then.
+  if (!r.reply.code().empty()) return;
+  // A repetition of what was done is answered alike; that it is carried out once is seen in the audit trail.
   const auto uid = [](const v1::Reply& one) {
     return one.row().has_tunnel() ? one.row().tunnel().uid() : one.row().connector().uid();
   };

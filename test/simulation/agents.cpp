@@ -88,6 +88,7 @@ void agent_host::connect() {
 
 void agent_host::leave() {
   session_.reset();
+  look_at_clock();
   targets_.reset();
   hellos_.clear();
   to_.net.disconnect(link_);
@@ -123,11 +124,9 @@ void agent_host::move() {
   if (running()) act(session_->addressing_is(now(), addressing()));
 }
 
-std::optional<std::int64_t> agent_host::deadline_ms() const {
-  if (!running()) return std::nullopt;
-  const auto due = session_->deadline();
-  if (!due) return std::nullopt;
-  return *due - 1'000'000;
+void agent_host::look_at_clock() {
+  const auto due = running() ? session_->deadline() : std::nullopt;
+  deadline_ms_ = due ? std::optional{*due - 1'000'000} : std::nullopt;
 }
 
 void agent_host::wake() { act(session_->wake(now())); }
@@ -190,6 +189,7 @@ void agent_host::act(warren::agent::actions all) {
   if (mine != life_ || !running()) return;
   for (const auto& t : targets_->due(now().steady_ms))
     if (targets_->dialled(t, "", true, now().steady_ms)) act(session_->targets_changed(now()));
+  look_at_clock();
 }
 
 void agent_host::perform(warren::agent::ask_hello& a) {

@@ -60,7 +60,7 @@ public:
   bool answers(const std::string& endpoint_id) const { return running() && !cut_ && endpoint_id == key_.public_hex(); }
 
   /// When the session wants to be called; nothing: never.
-  std::optional<std::int64_t> deadline_ms() const;
+  std::optional<std::int64_t> deadline_ms() const { return deadline_ms_; }
   void wake();
 
   bool enrolled = false;
@@ -83,6 +83,7 @@ private:
   void connect();
   void heard(const bus_message& m);
   void act(warren::agent::actions all);
+  void look_at_clock();
   void perform(warren::agent::ask_hello& a);
   void perform(warren::agent::send_heartbeat& a);
   void perform(warren::agent::send_event& a);
@@ -113,6 +114,7 @@ private:
   std::pair<std::int64_t, epoch_t> newest_owner_{};  ///< incarnation and epoch, in this session
   std::int64_t owner_session_ = 0;
   warren::agent::attachment_set nothing_;
+  std::optional<std::int64_t> deadline_ms_;  ///< the session's, as it was when something last happened to it
 };
 
 }  // namespace warren::simulation

@@ -18,6 +18,8 @@ bool same(const google::protobuf::Message& a, const google::protobuf::Message& b
   return google::protobuf::util::MessageDifferencer::Equals(a, b);
 }
 
+using condition_list_of = std::function<std::vector<v1::Condition>()>;
+
 std::string attachment_key(const v1::TunnelRow& t, const std::string& connector) {
   return fmt::format("attachment/{}/{}/{}/{}", t.project(), connector, t.uid(), t.generation());
 }
@@ -32,6 +34,7 @@ std::vector<std::string> world::disagreements() {
   // The rest is compared with rows that have settled.
   if (out.empty()) replicas_agree(out);
   if (out.empty()) gateways_agree(out);
+  if (out.empty()) watches_agree(out);
   if (out.size() > told_max) out.resize(told_max);
   return out;
 }
@@ -207,6 +210,45 @@ void world::gateways_agree(std::vector<std::string>& out) {
     }
     for (const auto& [host, route] : g->scopes())
       if (expected.count(host) == 0) out.push_back(fmt::format("{} still knows {}", g->name(), host));
+  }
+}
+
+/// Whoever follows knows what there is, and what its instance says of it.
+void world::watches_agree(std::vector<std::string>& out) {
+  for (const auto& w : watches_) {
+    const auto at = watch_streams_.find(w->stream());
+    if (!w->caught_up() || at == watch_streams_.end() || !at->second.at->answers()) {
+      out.push_back(w->name() + " has not caught up");
+      continue;
+    }
+    std::size_t there = 0;
+    const auto compare = [&](const std::string& key, const auto& row, const condition_list_of& conditions_of) {
+      if (!w->concerns(row.project())) return;
+      ++there;
+      const auto it = w->model().find({row.project(), row.name()});
+      if (it == w->model().end()) return out.push_back(fmt::format("{} has not heard of {}", w->name(), key));
+      if (it->second.uid != row.uid() || it->second.version != row.version())
+        return out.push_back(fmt::format("{} knows {} at {}, and it is at {}", w->name(), key, it->second.version, row.version()));
+      const auto now = conditions_of();
+      const auto alike = [](const v1::Condition& a, const v1::Condition& b) {
+        return a.type() == b.type() && a.status() == b.status() && a.reason() == b.reason();
+      };
+      if (!std::equal(now.begin(), now.end(), it->second.conditions.begin(), it->second.conditions.end(), alike))
+        out.push_back(fmt::format("{} knows other conditions of {}", w->name(), key));
+    };
+    auto& view = at->second.at->running()->view();
+    for (const auto& [key, row] : db_.now.rows) {
+      if (w->what() == replica::watched::tunnels && row->has_tunnel())
+        compare(key, row->tunnel(), [&] {
+          return view.read([&](const replica::tables& t) -> std::vector<v1::Condition> {
+            const auto d = t.derived.find({row->tunnel().project(), row->tunnel().name()});
+            return d == t.derived.end() ? std::vector<v1::Condition>{} : *d->second.conditions;
+          });
+        });
+      if (w->what() == replica::watched::connectors && row->has_connector())
+        compare(key, row->connector(), [] { return std::vector<v1::Condition>{}; });
+    }
+    if (w->model().size() > there) out.push_back(fmt::format("{} knows of {}, and there are {}", w->name(), w->model().size(), there));
   }
 }
 

@@ -1,8 +1,11 @@
 // test/simulation/auditor.cpp -- what must hold at every step.
 #include "test/simulation/auditor.hpp"
 
+#include <algorithm>
+
 #include "actors/core/conditions.hpp"
 #include "actors/core/subjects.hpp"
+#include "services/gateway/compile.hpp"
 
 namespace warren::simulation {
 
@@ -47,6 +50,15 @@ void auditor::committed(const committed_transaction& log) {
     }
     if (time_.talkative()) time_.tell("revision {} {}", log.revision, after->ShortDebugString());
     remember(database::key_of(*after), log.revision, after->SerializeAsString());
+    if (after->has_tunnel()) {
+      const auto& t = after->tunnel();
+      auto& known = tunnels_[t.uid()];
+      known.set_uid(t.uid());
+      known.set_project(t.project());
+      known.set_name(t.name());
+      for (const auto& h : t.hostnames())
+        if (std::find(known.hostnames().begin(), known.hostnames().end(), h) == known.hostnames().end()) known.add_hostnames(h);
+    }
     if (after->has_connector()) check_connector(after->connector(), before ? &before->connector() : nullptr);
   }
 }
@@ -149,7 +161,10 @@ void auditor::view_changed(int host, std::uint64_t life, replica::view& v, const
     violate(fmt::format("instance {} went back from revision {} of partition {} to {}", host, seen, c.partition, c.revision));
   seen = std::max(seen, c.revision);
   v.read([&](const replica::tables& t) {
-    for (const auto& key : c.derived) check_ready(t, key, host);
+    for (const auto& key : c.derived) {
+      check_ready(t, key, host);
+      check_rejected(t, key, host);
+    }
     if (c.acks) check_reports(t, c.partition, host);
     return 0;
   });
@@ -184,6 +199,8 @@ void auditor::check_ready(const replica::tables& t, const replica::entity_key& k
       if (report.report.class_() != row->gateway_class() || report.report.state() != "caught_up") continue;
       ++counting;
       if (report.report.acknowledged() < d->second.routed_revision) wrong("gateway " + name + " does not run its routes");
+      for (const auto& r : report.report.refused())
+        if (r.tunnel_uid() == row->uid()) wrong("gateway " + name + " refuses it");
     }
   if (counting == 0 && d->second.gateways.revision < d->second.routed_revision) wrong("no gateway runs its routes");
 }
@@ -200,8 +217,50 @@ void auditor::check_reports(const replica::tables& t, partition_id p, int host) 
   }
 }
 
-void auditor::gateway_said(const std::string& gateway, std::int64_t stream, partition_id p, revision_t acknowledged) {
-  said_[{gateway, stream, p}].insert(acknowledged);
+void auditor::gateway_said(const busv1::GatewayAck& said) {
+  said_[{said.gateway(), said.stream(), said.partition()}].insert(said.acknowledged());
+  for (const auto& r : said.refused()) {
+    ++checks_;
+    if (r.tunnel_uid().empty()) {
+      const auto slash = r.connector().find('/');
+      if (slash == std::string::npos ||
+          !has_refused(said.gateway(), gateway::cluster_name(r.connector().substr(0, slash), r.connector().substr(slash + 1))))
+        violate(fmt::format("gateway {} is said to refuse connector \"{}\", and never did", said.gateway(), r.connector()));
+      continue;
+    }
+    const auto known = tunnels_.find(r.tunnel_uid());
+    if (known == tunnels_.end() || !refused_of(said.gateway(), known->second))
+      violate(fmt::format("gateway {} is said to refuse tunnel {}, and never did", said.gateway(),
+                          known == tunnels_.end() ? r.tunnel_uid() : known->second.project() + "/" + known->second.name()));
+  }
+}
+
+/// One of its own resources, its connectors' clusters not included.
+bool auditor::refused_of(const std::string& gateway, const v1::TunnelRow& t) const {
+  return has_refused(gateway, gateway::route_name(t.project(), t.name())) ||
+         std::any_of(t.hostnames().begin(), t.hostnames().end(), [&](const std::string& h) { return has_refused(gateway, h); });
+}
+
+/// Nobody's tunnel is said to be rejected for what is wrong with another's.
+void auditor::check_rejected(const replica::tables& t, const replica::entity_key& key, int host) {
+  const auto d = t.derived.find(key);
+  const auto* row = t.tunnel(key.first, key.second);
+  if (d == t.derived.end() || row == nullptr) return;
+  const bool rejected = std::any_of(d->second.conditions.begin(), d->second.conditions.end(),
+                                    [](const v1::Condition& c) { return c.reason() == "Rejected"; });
+  if (!rejected) return;
+  const auto theirs = [&](const auto& rules) {
+    return std::any_of(rules.begin(), rules.end(), [&](const auto& rule) {
+      return has_refused("", gateway::cluster_name(key.first, rule.connector()));
+    });
+  };
+  if (!refused_of("", *row) && !theirs(row->rules()) && !theirs(row->previous_rules()))
+    violate(fmt::format("instance {} says that {}/{} is rejected, and no gateway has refused anything of it", host, key.first, key.second));
+}
+
+bool auditor::was_stored(const v1::Row& row) const {
+  auto it = history_.find(at_version(database::key_of(row), database::version_of(row)));
+  return it != history_.end() && it->second.count(hash_of(row.SerializeAsString())) > 0;
 }
 
 }  // namespace warren::simulation

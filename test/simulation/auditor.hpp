@@ -19,6 +19,8 @@ class auditor {
 public:
   auditor(timeline& t, const database& db) : time_{t}, db_{db} {}
 
+  /// Whether a gateway has ever refused the resource of this name; gateway empty: any.
+  std::function<bool(const std::string& gateway, const std::string& resource)> has_refused;
   /// The agent of a connector; null: there is none.
   std::function<const agent_host*(const std::string& key)> find_agent;
 
@@ -36,7 +38,10 @@ public:
 
   // ---- replicas ----
   void view_changed(int host, std::uint64_t life, replica::view& v, const replica::change_set& c);
-  void gateway_said(const std::string& gateway, std::int64_t stream, partition_id p, revision_t acknowledged);
+  void gateway_said(const busv1::GatewayAck& said);
+
+  /// Whether this row has ever been stored as it is.
+  bool was_stored(const v1::Row& row) const;
 
   std::uint64_t checks() const { return checks_; }
 
@@ -48,6 +53,8 @@ private:
   void check_connector(const v1::ConnectorRow& c, const v1::ConnectorRow* before);
   void check_ready(const replica::tables& t, const replica::entity_key& key, int host);
   void check_reports(const replica::tables& t, partition_id p, int host);
+  void check_rejected(const replica::tables& t, const replica::entity_key& key, int host);
+  bool refused_of(const std::string& gateway, const v1::TunnelRow& t) const;
   void remember(const std::string& key, std::int64_t version, const std::string& bytes);
   void violate(std::string what) { time_.violate(std::move(what)); }
 
@@ -57,6 +64,7 @@ private:
   std::map<partition_id, revision_t> revisions_;
   std::unordered_map<std::string, std::unordered_set<std::uint64_t>> history_;  ///< "table/key@version" → rows as stored
   std::map<std::string, known_connector> connectors_;
+  std::map<std::string, v1::TunnelRow> tunnels_;  ///< by uid: name, and every host name that it ever had
   std::map<std::string, std::pair<std::string, int>> greeting_;       ///< inbox → connector, and the agent's disk
   std::map<std::pair<std::string, std::int64_t>, int> session_disk_;  ///< connector and session → the agent's disk
   std::unordered_set<std::uint64_t> carried_out_;  ///< tickets

@@ -26,13 +26,17 @@ enum class bug : std::uint8_t {
   incarnation_ignored,      ///< a database that went back in time goes on with its old numbers
   lease_outlived,           ///< an instance that cannot renew goes on
   rows_before_revision,     ///< a fetch reads the revision after the rows, outside of their snapshot
+  watch_resumed_from_now,   ///< a watch that goes on elsewhere hears what is new, and not what it missed
+  watch_does_not_wait,      ///< a watch goes on at an instance that is behind of it
+  refusal_taken_for_acknowledgement,  ///< a gateway that refuses something is believed to run it
+  refusal_laid_at_another_door,       ///< what a gateway refuses is said to be its neighbour's
 };
 
 struct bug_name {
   bug what;
   std::string_view name;
 };
-inline constexpr std::array<bug_name, 16> bug_names{{
+inline constexpr std::array<bug_name, 20> bug_names{{
     {bug::announce_before_save, "announce-before-save"},
     {bug::answer_before_save, "answer-before-save"},
     {bug::no_fence, "no-fence"},
@@ -49,6 +53,10 @@ inline constexpr std::array<bug_name, 16> bug_names{{
     {bug::incarnation_ignored, "incarnation-ignored"},
     {bug::lease_outlived, "lease-outlived"},
     {bug::rows_before_revision, "rows-before-revision"},
+    {bug::watch_resumed_from_now, "watch-resumed-from-now"},
+    {bug::watch_does_not_wait, "watch-does-not-wait"},
+    {bug::refusal_taken_for_acknowledgement, "refusal-taken-for-acknowledgement"},
+    {bug::refusal_laid_at_another_door, "refusal-laid-at-another-door"},
 }};
 
 using bugs = std::set<bug>;

@@ -70,7 +70,7 @@ struct writer {
 
   void fault(std::int64_t at) {
     const auto instance = any_instance();
-    switch (chance.between(0, 21)) {
+    switch (chance.between(0, 24)) {
       case 0:
       case 1: return say(at, "kill", "instance", instance, {{"for", some_time(50, 5'000)}});
       case 2: return say(at, "vanish", "instance", instance, {{"for", some_time(500, 9'000)}});
@@ -101,7 +101,15 @@ struct writer {
       case 19:
         return say(at, "disturb", "store", "",
                    {{"late", std::to_string(chance.between(2, 30))}, {"by", some_time(50, 900)}, {"for", some_time(1'000, 10'000)}});
-      case 20:
+      case 20: return say(at, "disconnect", "watch", std::to_string(chance.between(1, 3)));
+      case 21: {
+        std::map<std::string, std::string> options{{"for", some_time(1'000, 20'000)}};
+        if (with.gateways > 1 && chance.chance(50)) options["gateway"] = std::to_string(chance.between(1, with.gateways));
+        if (chance.chance(30)) return say(at, "refuse", "connector", any_connector(), std::move(options));
+        if (chance.chance(30)) options["its"] = "scope";
+        return say(at, "refuse", "tunnel", any_tunnel(), std::move(options));
+      }
+      case 22:
         return with.gateways == 0 ? void()
                                   : say(at, chance.chance(50) ? "restart" : "disconnect", "gateway",
                                         std::to_string(chance.between(1, with.gateways)));
@@ -122,6 +130,7 @@ scenario from_seed(std::uint64_t seed, const fault_options& options) {
   w.out.instances = options.instances;
   w.out.partitions = options.partitions;
   w.out.gateways = options.gateways;
+  w.out.watches = 3;
   if (w.chance.chance(70))
     w.say(0, "disturb", "bus", "",
           {{"lost", std::to_string(w.chance.between(0, 10))}, {"repeated", std::to_string(w.chance.between(0, 5))},

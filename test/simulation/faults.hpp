@@ -13,8 +13,8 @@ struct fault_options {
   std::int64_t quiet_ms = 0;        ///< and then how long nothing does
 };
 
-/// A seed that lasts for hours: a pair of instances that are configured for patience, few entities, and now and then a
-/// fault, which may last for minutes.
+/// A seed that lasts for hours: mostly a pair of instances that are configured for patience, few entities, and now and
+/// then a fault, which may last for minutes.
 scenario long_from_seed(std::uint64_t seed, std::int64_t ms);
 
 /// Equal options and seed: an equal scenario.

@@ -78,14 +78,45 @@ void gateway_host::send_later(discovery::DeltaDiscoveryRequest r) {
 
 void gateway_host::received(std::uint64_t stream, const discovery::DeltaDiscoveryResponse& r) {
   if (stream != stream_ || stream_ == 0) return;
-  tries_ = 0;
   to_.time.record("xds", name_, r.nonce());
-  apply(r);
+  auto taken = r;
+  const auto bad = take_out_disliked(taken);
+  const bool in_parts = r.type_url() == gateway::type_url(gateway::kind::cluster);
+  if (bad.empty() || in_parts) apply(taken);
   discovery::DeltaDiscoveryRequest ack;
   ack.set_type_url(r.type_url());
   ack.set_response_nonce(r.nonce());
+  if (!bad.empty()) {
+    to_.time.record("refused", name_, bad.front());
+    to_.time.tell("{} refuses {}", name_, fmt::join(bad, ", "));
+    ack.mutable_error_detail()->set_code(13);  // INTERNAL, as Envoy says
+    ack.mutable_error_detail()->set_message(fmt::format("{}: not to my taste", fmt::join(bad, ", ")));
+  }
   send_later(std::move(ack));
   if (r.type_url() == gateway::type_url(gateway::kind::scope)) follow_scopes();
+}
+
+std::vector<std::string> gateway_host::take_out_disliked(discovery::DeltaDiscoveryResponse& r) {
+  std::vector<std::string> bad;
+  auto& all = *r.mutable_resources();
+  for (auto it = all.begin(); it != all.end();) {
+    if (disliked_.count(it->name()) == 0) {
+      ++it;
+      continue;
+    }
+    bad.push_back(it->name());
+    refused_.insert(it->name());
+    it = all.erase(it);
+  }
+  return bad;
+}
+
+void gateway_host::like(const std::string& resource) {
+  if (disliked_.erase(resource) > 0 && has_refused(resource)) hang_up();
+}
+
+void gateway_host::like_all() {
+  for (const auto& one : std::set<std::string>{disliked_}) like(one);
 }
 
 void gateway_host::apply(const discovery::DeltaDiscoveryResponse& r) {

@@ -37,6 +37,14 @@ public:
   void hang_up();
   /// Acknowledges nothing for that long.
   void freeze(std::int64_t ms);
+  /// Does not take the resource of this name, as if there were something wrong with it: answers whatever it comes in
+  /// with an error. Of clusters it takes the others all the same, as Envoy does; else nothing of that response.
+  void dislike(const std::string& resource) { disliked_.insert(resource); }
+  /// Takes everything again; what it has refused is offered to it in another stream.
+  void like(const std::string& resource);
+  void like_all();
+  /// Whether it has ever refused one of these.
+  bool has_refused(const std::string& resource) const { return refused_.count(resource) > 0; }
   std::uint64_t stream() const { return stream_; }
   bool connected() const { return stream_ != 0; }
 
@@ -53,19 +61,22 @@ public:
 private:
   void begin_stream();
   void apply(const discovery::DeltaDiscoveryResponse& r);
+  /// What it does not like of it, taken out; empty: all is well.
+  std::vector<std::string> take_out_disliked(discovery::DeltaDiscoveryResponse& r);
   void follow_scopes();
   void send_later(discovery::DeltaDiscoveryRequest r);
 
   std::string name_, class_;
   wiring to_;
   std::uint64_t stream_ = 0;  // 0: not connected
-  int tries_ = 0;
+  int tries_ = 0;  // each at the next instance
   std::int64_t frozen_until_ms_ = 0;
   std::int64_t sent_until_ms_ = 0;
   std::map<std::string, std::string> clusters_, listeners_;  // name → version
   std::map<std::string, std::string> scope_versions_, scopes_;
   std::map<std::string, route> routes_;
   std::set<std::string> asked_routes_;  // in this stream
+  std::set<std::string> disliked_, refused_;
 };
 
 }  // namespace warren::simulation

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "services/gateway/compile.hpp"
 #include "test/simulation/world.hpp"
 
 namespace warren::simulation {
@@ -27,10 +28,15 @@ void world::happen(const statement& s) {
     expected_.push_back({s, time_.now_ms() + s.option_ms("within", 0)});
     return check_expectations();
   }
-  happen_to_tunnels(s) || happen_to_agents(s) || happen_to_instances(s) || happen_to_gateways(s) || happen_to_all(s);
+  happen_to_tunnels(s) || happen_to_agents(s) || happen_to_instances(s) || happen_to_gateways(s) || happen_to_watches(s) ||
+      happen_to_all(s);
 }
 
 bool world::happen_to_tunnels(const statement& s) {
+  if (s.verb == "refuse") {
+    refuse(s);
+    return true;
+  }
   const auto [project, name] = split_name(s.name);
   if (s.noun == "tunnel") {
     const auto connectors = split_list(s.option("connector", "home"));
@@ -108,13 +114,17 @@ void world::pause(host& h, std::int64_t for_ms) {
   if (!h.answers() || faults_over_) return;
   h.pause();
   if (for_ms >= 0) time_.after(for_ms, [&h] { h.resume(); });
-  // Its streams are open and silent: gateways give them up after a while.
+  // Its streams are open and silent: their other ends give them up after a while.
   time_.after(pause_noticed_ms, [this, &h, starts = h.starts()] {
     if (!h.paused() || h.starts() != starts) return;
     std::vector<gateway_host*> theirs;
     for (const auto& [id, one] : streams_)
       if (one.at == &h) theirs.push_back(one.gateway);
     for (auto* g : theirs) g->hang_up();
+    std::vector<watch_host*> unwatched;
+    for (const auto& [id, one] : watch_streams_)
+      if (one.at == &h) unwatched.push_back(one.watch);
+    for (auto* w : unwatched) w->hang_up();
   });
 }
 
@@ -125,6 +135,37 @@ bool world::happen_to_gateways(const statement& s) {
   if (s.verb == "restart") g.restart();
   else if (s.verb == "disconnect") g.hang_up();
   else if (s.verb == "freeze") g.freeze(s.option_ms("for", 6'000));
+  return true;
+}
+
+/// What is made of a tunnel or a connector is refused, by one gateway or by all.
+void world::refuse(const statement& s) {
+  const auto [project, name] = split_name(s.name);
+  std::vector<std::string> resources;
+  if (s.noun == "connector") {
+    resources.push_back(gateway::cluster_name(project, name));
+  } else if (s.option("its", "route") == "scope") {
+    resources.push_back(name + "." + project + ".example.com");
+    if (const auto* row = db_.row("tunnel/" + project + "/" + name)) resources = {row->tunnel().hostnames().begin(), row->tunnel().hostnames().end()};
+  } else {
+    resources.push_back(gateway::route_name(project, name));
+  }
+  const auto which = s.option("gateway", "");
+  for (auto& g : gateways_) {
+    if (!which.empty() && g.get() != &gateway(which)) continue;
+    for (const auto& one : resources) g->dislike(one);
+    if (const auto back = s.option_ms("for", -1); back >= 0)
+      time_.after(back, [host = g.get(), resources] {
+        for (const auto& one : resources) host->like(one);
+      });
+  }
+}
+
+bool world::happen_to_watches(const statement& s) {
+  if (s.noun != "watch") return false;
+  if (watches_.empty()) return true;
+  const auto n = static_cast<std::size_t>(std::max(1, std::atoi(s.name.c_str())));
+  watches_[(n - 1) % watches_.size()]->hang_up();
   return true;
 }
 
@@ -179,6 +220,7 @@ void world::fail_over(std::int64_t losing_ms) {
   for (auto& h : hosts_)
     if (h->running()) h->running()->leases().lose_lock_connection();
   audit_.failed_over();
+  for (auto& w : watches_) w->failed_over();
   weather_.away = true;
   time_.after(time_.store.between(300, 1'200), [this] { weather_.away = false; });
 }
@@ -195,7 +237,10 @@ void world::end_faults() {
     h->start();
   }
   for (auto& [key, a] : agents_) a->cut(false);
-  for (auto& g : gateways_) g->freeze(0);
+  for (auto& g : gateways_) {
+    g->freeze(0);
+    g->like_all();
+  }
 }
 
 }  // namespace warren::simulation

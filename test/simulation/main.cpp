@@ -17,7 +17,7 @@ namespace {
 using namespace warren::simulation;
 
 struct totals {
-  std::uint64_t seeds = 0, failed = 0, steps = 0, checks = 0, commits = 0, messages = 0, takeovers = 0, violations = 0;
+  std::uint64_t seeds = 0, failed = 0, steps = 0, checks = 0, commits = 0, messages = 0, takeovers = 0, resumed = 0, violations = 0;
   std::int64_t virtual_ms = 0;
 
   void add(const outcome& o) {
@@ -28,11 +28,12 @@ struct totals {
     commits += o.commits;
     messages += o.messages;
     takeovers += o.takeovers;
+    resumed += o.resumed;
     violations += o.violations.size();
     virtual_ms += o.virtual_ms;
   }
   void say(const std::string& what) const {
-    fmt::print("{} commits, {} messages, {} partitions taken, {} checks\n", commits, messages, takeovers, checks);
+    fmt::print("{} commits, {} messages, {} partitions taken, {} watches resumed, {} checks\n", commits, messages, takeovers, resumed, checks);
     fmt::print("{}: {} steps, {:.1f} h of virtual time, {} violations\n", what, steps,
                static_cast<double>(virtual_ms) / 3'600'000, violations);
   }

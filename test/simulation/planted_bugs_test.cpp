@@ -141,6 +141,9 @@ constexpr planted all[] = {
     {bug::tombstone_forgotten, bad_network},     {bug::revision_gap_ignored, bad_network},
     {bug::older_stream_counted, forgetful_gateways}, {bug::incarnation_ignored, back_in_time},
     {bug::lease_outlived, old_belief},           {bug::rows_before_revision, bad_network},
+    {bug::watch_resumed_from_now, "watches_go_on_elsewhere.txt"}, {bug::watch_does_not_wait, "a_watch_is_ahead.txt"},
+    {bug::refusal_taken_for_acknowledgement, "a_gateway_refuses.txt"},
+    {bug::refusal_laid_at_another_door, "a_gateway_refuses.txt"},
 };
 
 constexpr std::uint64_t seeds_max = 40;  // of chance, for one scenario: a bug may need some

@@ -139,6 +139,10 @@ caf::behavior process::edge(caf::event_based_actor* self) {
   };
   const auto lease = [=](auto ask) { return asked.template operator()<placement_view>(std::move(ask)); };
   return {
+      // What comes most often first: it is looked for in this order.
+      [this](const bus_publish& p) {
+        if (!dead_) to_.net.publish(link_, {p.subject, p.payload, ""});
+      },
       [=](const save_request& q) { return store.template operator()<save_result>(q); },
       [=](const load_entity& q) { return store.template operator()<loaded>(q); },
       [=](const load_partition& q) { return store.template operator()<loaded>(q); },
@@ -150,9 +154,6 @@ caf::behavior process::edge(caf::event_based_actor* self) {
       [=, this](const take_partition& q) { return lease([&](auto then) { leases_->take(q, std::move(then)); }); },
       [=, this](const release_partition& q) { return lease([&](auto then) { leases_->release(q, std::move(then)); }); },
       [=, this](const judge_instance& q) { return lease([&](auto then) { leases_->judge(q, std::move(then)); }); },
-      [this](const bus_publish& p) {
-        if (!dead_) to_.net.publish(link_, {p.subject, p.payload, ""});
-      },
       [=, this](const bus_request& q) {
         return asked.template operator()<bus_reply>([&](auto then) { request(q, std::move(then)); });
       },
@@ -363,7 +364,19 @@ void process::spawn_rooms() {
             caf::anon_send(placement_, to_partition{ack.partition(), ack});
             to_.net.publish(link_, {bus::ack_subject(ack.partition()), ack.SerializeAsString(), ""});
           },
-      .send = to_.send_to_gateway, .close = to_.close_gateway});
+      .send = to_.send_to_gateway, .close = to_.close_gateway, .planted = to_.db.planted});
+  watches_ = std::make_unique<watch_side>(watch_side::wiring{
+      .view = view_, .wall_ms = wall, .planted = to_.db.planted,
+      .soon =
+          [this](std::function<void()> what) {
+            to_.time.after(0, [this, what = std::move(what), life = std::weak_ptr<int>{life_}] {
+              if (life.expired()) return;
+              to_.deliver([what, life] {
+                if (!life.expired()) what();
+              });
+            });
+          },
+      .send = to_.send_to_watch, .close = to_.close_watch});
   // The gateway server has a thread of its own: it hears of a change a moment after the replica has made it.
   view_.subscribe([this](const replica::change_set& c) {
     if (dead_) return;
@@ -389,6 +402,7 @@ void process::tick_gateways() {
 
 void process::drain(std::function<void()> done) {
   drained_ = std::move(done);
+  watches_->stop();
   xds_->stop();
   caf::anon_send(asker_, drain_now{});
 }

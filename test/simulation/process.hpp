@@ -16,6 +16,7 @@
 #include "test/simulation/lease_link.hpp"
 #include "test/simulation/network.hpp"
 #include "test/simulation/store_link.hpp"
+#include "test/simulation/watches.hpp"
 #include "test/simulation/xds_side.hpp"
 #include "test/support/actor_fixture.hpp"
 
@@ -46,6 +47,8 @@ struct process_wiring {
   std::function<void(const replica::change_set&)> on_view_change;
   std::function<void(std::uint64_t stream, const discovery::DeltaDiscoveryResponse&)> send_to_gateway;
   std::function<void(std::uint64_t stream)> close_gateway;
+  std::function<void(std::uint64_t stream, const watch_message&)> send_to_watch;
+  std::function<void(std::uint64_t stream, const replica::watcher::refused&)> close_watch;
 };
 
 class process {
@@ -78,6 +81,7 @@ public:
   store_link& store() { return *store_; }
   lease_link& leases() { return *leases_; }
   xds_side& gateways() { return *xds_; }
+  watch_side& watches() { return *watches_; }
   test::recording_counters count;
   std::int64_t steady_ms() const { return to_.time.now_ms() + to_.steady_offset_ms; }
   std::int64_t wall_ms() const { return wall_epoch_ms + to_.time.now_ms() + to_.wall_offset_ms; }
@@ -116,6 +120,7 @@ private:
   std::shared_ptr<store_link> store_;
   std::shared_ptr<lease_link> leases_;
   std::unique_ptr<xds_side> xds_;
+  std::unique_ptr<watch_side> watches_;
   link_id link_ = 0;
   bool dead_ = false;
 

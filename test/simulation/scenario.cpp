@@ -50,6 +50,10 @@ constexpr std::array forms{
     form{"restart", "gateway", naming::number, "", "it has forgotten everything"},
     form{"disconnect", "gateway", naming::number, "", "its stream ends; it connects elsewhere"},
     form{"freeze", "gateway", naming::number, "for", "acknowledges nothing"},
+    form{"refuse", "tunnel", naming::text, "its gateway for", "gateways (or gateway N) do not take its route (or: its scope)"},
+    form{"refuse", "connector", naming::text, "gateway for", "they do not take its cluster"},
+    // ---- whoever follows ----
+    form{"disconnect", "watch", naming::number, "", "its stream ends; it goes on elsewhere with its token"},
     // ---- what all depend on ----
     form{"lose", "bus", naming::none, "for", "nobody is connected"},
     form{"lose", "store", naming::none, "for", "the database is away"},
@@ -61,6 +65,7 @@ constexpr std::array forms{
     // ---- what must hold ----
     form{"expect", "ready", naming::text, "within", "a visitor gets through, and every instance says so"},
     form{"expect", "unready", naming::text, "within", "no instance says that a visitor gets through"},
+    form{"expect", "rejected", naming::text, "within", "every instance says that a gateway refuses the tunnel"},
     form{"expect", "offline", naming::text, "within", "the connector's row says so"},
     form{"expect", "online", naming::text, "within", ""},
     form{"expect", "gone", naming::text, "within", "the tunnel's row, its claims and its routes"},
@@ -207,6 +212,7 @@ std::variant<scenario, scenario_error> parse_scenario(std::string_view text) {
     else if (words[0] == "instances") out.instances = static_cast<int>(*n);
     else if (words[0] == "partitions") out.partitions = static_cast<int>(*n);
     else if (words[0] == "gateways") out.gateways = static_cast<int>(*n);
+    else if (words[0] == "watches") out.watches = static_cast<int>(*n);
     else return wrong(fmt::format("there is no setting \"{}\"", words[0]));
   }
   std::stable_sort(out.what.begin(), out.what.end(),
@@ -225,8 +231,8 @@ std::string print(const statement& s) {
 std::string print(const scenario& s) {
   std::string out;
   if (!s.title.empty()) out += "# " + s.title + "\n";
-  out += fmt::format("instances {}\npartitions {}\ngateways {}\nlease {}\nheartbeat {}\nseed {}\n", s.instances, s.partitions,
-                     s.gateways, print_duration(s.lease_ms), print_duration(s.heartbeat_ms), s.seed);
+  out += fmt::format("instances {}\npartitions {}\ngateways {}\nwatches {}\nlease {}\nheartbeat {}\nseed {}\n", s.instances, s.partitions,
+                     s.gateways, s.watches, print_duration(s.lease_ms), print_duration(s.heartbeat_ms), s.seed);
   for (const auto& b : bug_names)
     if (s.planted.count(b.what) > 0) out += fmt::format("bug {}\n", b.name);
   for (const auto& one : s.what) out += print(one) + "\n";

@@ -4,6 +4,7 @@
 //   instances 3                      how many; these lines come first, each has a default
 //   partitions 4
 //   gateways 1
+//   watches 2                        who follow tunnels, connectors, and tunnels of acme, in turn
 //   lease 3s                         of an instance (instance.lease_ms)
 //   heartbeat 2s                     of agents (agent.heartbeat_interval_ms)
 //   seed 7                           of all chance in the run
@@ -40,7 +41,7 @@ struct statement {
 
 struct scenario {
   std::string title;      ///< its first comment
-  int instances = 3, partitions = 4, gateways = 1;
+  int instances = 3, partitions = 4, gateways = 1, watches = 2;
   std::int64_t lease_ms = 3'000, heartbeat_ms = 2'000;  ///< as they are configured
   std::uint64_t seed = 1;
   bugs planted;

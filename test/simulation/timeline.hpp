@@ -48,7 +48,7 @@ public:
   /// Forgets everything that was to come: at the end of a run.
   void clear();
 
-  dice network, store, agents, load, schedule, secrets;
+  dice network, store, agents, load, schedule, secrets, readers;
 
   /// Into the digest of the run, and to the terminal when it is wanted.
   void record(std::string_view what, std::string_view whom, std::string_view bytes = {});

@@ -43,6 +43,11 @@ world::world(const scenario& s, bool talkative)
           h->deliver([&h, p] { h->running()->rival_marked(p); });
         });
   };
+  audit_.has_refused = [this](const std::string& name, const std::string& resource) {
+    return std::any_of(gateways_.begin(), gateways_.end(), [&](const auto& g) {
+      return (name.empty() || g->name() == name) && g->has_refused(resource);
+    });
+  };
   audit_.find_agent = [this](const std::string& key) -> const agent_host* {
     auto it = agents_.find(key);
     return it == agents_.end() ? nullptr : it->second.get();
@@ -127,26 +132,39 @@ void world::connect_streams() {
         g->closed(id);
       });
     };
+    w.send_to_watch = [this](std::uint64_t id, const watch_message& m) {
+      auto it = watch_streams_.find(id);
+      if (it == watch_streams_.end()) return;
+      const auto at = std::max(it->second.arrives_at_ms, time_.now_ms() + time_.readers.between(1, 3));
+      it->second.arrives_at_ms = at;
+      time_.after(at - time_.now_ms(), [this, id, m] {
+        auto s = watch_streams_.find(id);
+        if (s != watch_streams_.end()) s->second.watch->received(id, m);
+      });
+    };
+    w.close_watch = [this](std::uint64_t id, const replica::watcher::refused& why) {
+      auto it = watch_streams_.find(id);
+      if (it == watch_streams_.end()) return;
+      const auto at = std::max(it->second.arrives_at_ms, time_.now_ms() + 1);
+      time_.after(at - time_.now_ms(), [this, id, why] {
+        auto s = watch_streams_.find(id);
+        if (s == watch_streams_.end()) return;
+        auto* watch = s->second.watch;
+        watch_streams_.erase(s);
+        watch->closed(id, &why);
+      });
+    };
     hosts_.push_back(std::make_unique<host>(i, std::move(w)));
     auto& h = *hosts_.back();
     h.on_start = [this](process& p) {
-      p.gateways().on_truth = [this](const std::string& g, std::int64_t number, partition_id id, revision_t r) {
-        audit_.gateway_said(g, number, id, r);
-      };
+      p.gateways().on_report = [this](const busv1::GatewayAck& said) { audit_.gateway_said(said); };
     };
     h.on_end = [this, &h](instance_id gone, bool noticed) {
       const auto& counted = h.running()->count.values;
       if (auto it = counted.find("warren_reconcile_errors_total"); it != counted.end() && it->second > 0)
         time_.violate(fmt::format("instance {}: an entity has failed", h.number()));
-      // Its sockets are closed, or nobody answers on them: gateways notice by their keepalives.
-      std::vector<std::uint64_t> ended;
-      for (const auto& [id, s] : streams_)
-        if (s.at == &h) ended.push_back(id);
-      for (auto id : ended) {
-        auto* g = streams_.at(id).gateway;
-        streams_.erase(id);
-        time_.after(noticed ? time_.network.between(1, 50) : keepalive_ms, [g, id] { g->closed(id); });
-      }
+      // Its sockets are closed, or nobody answers on them.
+      noticed ? end_streams(h, 1, 50) : end_streams(h, keepalive_ms, keepalive_ms);
       if (!noticed || h.bus_cut()) return;
       for (auto& other : hosts_)
         if (other.get() != &h && other->running() && !other->bus_cut() && !time_.network.chance(20))
@@ -167,6 +185,29 @@ void world::connect_streams() {
       expired = it->second.expires_at_ms <= db_.clock_ms && db_.ended_early.count(before.owner) == 0;
     audit_.taken(p, before, by, runs, expired);
   };
+  connect_gateways();
+  connect_watches();
+}
+
+void world::end_streams(host& h, std::int64_t after_ms_min, std::int64_t after_ms_max) {
+  std::vector<std::uint64_t> ended, unwatched;
+  for (const auto& [id, s] : streams_)
+    if (s.at == &h) ended.push_back(id);
+  for (const auto& [id, s] : watch_streams_)
+    if (s.at == &h) unwatched.push_back(id);
+  for (auto id : ended) {
+    auto* g = streams_.at(id).gateway;
+    streams_.erase(id);
+    time_.after(time_.network.between(after_ms_min, after_ms_max), [g, id] { g->closed(id); });
+  }
+  for (auto id : unwatched) {
+    auto* w = watch_streams_.at(id).watch;
+    watch_streams_.erase(id);
+    time_.after(time_.readers.between(after_ms_min, after_ms_max), [w, id] { w->closed(id, nullptr); });
+  }
+}
+
+void world::connect_gateways() {
   for (int i = 1; i <= plan_.gateways; ++i) {
     gateways_.push_back(nullptr);
     auto& slot = gateways_.back();
@@ -200,6 +241,40 @@ void world::connect_streams() {
                   h->deliver([h, id] { h->running()->gateways().ended(id); });
                 },
             .fresh_stream = [this] { return next_stream_++; }});
+  }
+}
+
+void world::connect_watches() {
+  for (int i = 1; i <= plan_.watches; ++i) {
+    watches_.push_back(nullptr);
+    auto& slot = watches_.back();
+    const auto index = watches_.size() - 1;
+    slot = std::make_unique<watch_host>(
+        fmt::format("watch {}", i), i % 3 == 2 ? replica::watched::connectors : replica::watched::tunnels, i % 3 == 0 ? "acme" : "",
+        watch_host::wiring{
+            .time = time_,
+            .open =
+                [this, i, index](std::uint64_t id, int tries, const watch_wish& q) {
+                  auto& h = *hosts_[static_cast<std::size_t>(i + tries) % hosts_.size()];
+                  if (!h.answers() || h.stopping()) return false;
+                  watch_streams_[id] = {watches_[index].get(), &h, 0};
+                  time_.after(1, [this, &h, id, q, life = h.starts()] {
+                    h.deliver([this, &h, id, q, life] {
+                      if (h.starts() == life && watch_streams_.count(id) > 0) h.running()->watches().open(id, q);
+                    });
+                  });
+                  return true;
+                },
+            .hang_up =
+                [this](std::uint64_t id) {
+                  auto it = watch_streams_.find(id);
+                  if (it == watch_streams_.end()) return;
+                  auto* h = it->second.at;
+                  watch_streams_.erase(it);
+                  h->deliver([h, id] { h->running()->watches().ended(id); });
+                },
+            .fresh_stream = [this] { return next_stream_++; },
+            .was_stored = [this](const v1::Row& row) { return audit_.was_stored(row); }});
   }
 }
 
@@ -308,6 +383,7 @@ void world::pass(std::int64_t until_ms) {
 outcome world::run() {
   for (auto& h : hosts_) h->start();
   for (auto& g : gateways_) g->connect();
+  for (auto& w : watches_) w->connect();
   // A failover loses what came after a moment that is known beforehand.
   for (const auto& s : plan_.what)
     if (s.is("fail-over", "store")) {
@@ -353,6 +429,7 @@ outcome world::run() {
   out.messages = net_.published;
   out.requests = admins_.all().size();
   out.takeovers = takeovers_;
+  for (const auto& w : watches_) out.resumed += static_cast<std::uint64_t>(w->resumed());
   return out;
 }
 
@@ -397,6 +474,15 @@ std::string world::missing(const statement& s) {
   if (row == nullptr) return "there is no such tunnel";
   for (const auto& h : hosts_) {
     if (!h->answers() || h->bus_cut() || h->store_cut()) continue;
+    if (s.noun == "rejected") {
+      const bool rejected = h->running()->view().read([&](const replica::tables& t) {
+        const auto d = t.derived.find({project, name});
+        return d != t.derived.end() && std::any_of(d->second.conditions.begin(), d->second.conditions.end(),
+                                                   [](const v1::Condition& c) { return c.reason() == "Rejected"; });
+      });
+      if (!rejected) return fmt::format("instance {} does not say so", h->number());
+      continue;
+    }
     const bool ready = h->running()->view().read([&](const replica::tables& t) {
       const auto d = t.derived.find({project, name});
       const auto* c = d == t.derived.end() ? nullptr : d->second.conditions.of_type("Ready");
@@ -404,7 +490,7 @@ std::string world::missing(const statement& s) {
     });
     if (ready != (s.noun == "ready")) return fmt::format("instance {} says otherwise", h->number());
   }
-  if (s.noun == "unready") return "";
+  if (s.noun == "unready" || s.noun == "rejected") return "";
   for (const auto& g : gateways_)
     for (const auto& hostname : row->tunnel().hostnames()) {
       const auto* route = g->meets(hostname);

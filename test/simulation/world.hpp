@@ -15,6 +15,7 @@
 #include "test/simulation/host.hpp"
 #include "test/simulation/network.hpp"
 #include "test/simulation/scenario.hpp"
+#include "test/simulation/watches.hpp"
 
 namespace warren::simulation {
 
@@ -23,7 +24,7 @@ struct outcome {
   std::vector<std::string> violations;
   std::uint64_t steps = 0, checks = 0, digest = 0;
   std::int64_t virtual_ms = 0, converged_after_ms = 0;  ///< the latter: after the faults ended
-  std::uint64_t commits = 0, messages = 0, requests = 0, takeovers = 0;
+  std::uint64_t commits = 0, messages = 0, requests = 0, takeovers = 0, resumed = 0;
 };
 
 class world {
@@ -48,6 +49,10 @@ private:
   // ---- world.cpp ----
   void furnish();
   void connect_streams();
+  void connect_gateways();
+  void connect_watches();
+  /// All streams of this instance end after a moment, or when their other end misses it.
+  void end_streams(host& h, std::int64_t after_ms_min, std::int64_t after_ms_max);
   bool step(std::int64_t until_ms);
   void pass(std::int64_t until_ms);
   void check_expectations();
@@ -64,6 +69,8 @@ private:
   bool happen_to_agents(const statement& s);
   bool happen_to_instances(const statement& s);
   bool happen_to_gateways(const statement& s);
+  bool happen_to_watches(const statement& s);
+  void refuse(const statement& s);
   bool happen_to_all(const statement& s);
   void pause(host& h, std::int64_t for_ms);
   void end_faults();
@@ -75,6 +82,7 @@ private:
   void agents_agree(std::vector<std::string>& out);
   void replicas_agree(std::vector<std::string>& out);
   void gateways_agree(std::vector<std::string>& out);
+  void watches_agree(std::vector<std::string>& out);
 
   const scenario plan_;
   timeline time_;
@@ -94,6 +102,13 @@ private:
     std::int64_t arrives_at_ms = 0;  ///< of the last response: order is kept
   };
   std::map<std::uint64_t, stream> streams_;
+  std::vector<std::unique_ptr<watch_host>> watches_;
+  struct watch_stream {
+    watch_host* watch = nullptr;
+    host* at = nullptr;
+    std::int64_t arrives_at_ms = 0;  ///< of the last message: order is kept
+  };
+  std::map<std::uint64_t, watch_stream> watch_streams_;
   std::map<std::int64_t, tables> backups_;  ///< for failovers to come, by time
   std::vector<expectation> expected_;
   std::uint64_t steps_ = 0, steps_here_ = 0, tickets_ = 0, next_stream_ = 1, commits_ = 0, takeovers_ = 0;

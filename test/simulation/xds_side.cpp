@@ -23,7 +23,7 @@ void xds_side::admit(std::uint64_t id) {
     return it != t.gateways.end() && it->second->class_() == c.gateway_class;
   });
   const auto* cls = rows_.find_class(c.gateway_class);
-  if (!registered || cls == nullptr || !cls->direct) return end(id, false);
+  if (!registered || cls == nullptr) return end(id, false);
   // One stream per gateway: the one that came last.
   std::vector<std::uint64_t> older;
   for (const auto& [other, s] : streams_)
@@ -59,7 +59,10 @@ void xds_side::request(std::uint64_t stream, const discovery::DeltaDiscoveryRequ
     c.held.push_back(r);
     return;
   }
-  if (!c.talk->request(r, to_.now_ms()).empty()) return end(stream, false);
+  const bool deaf = has(bug::refusal_taken_for_acknowledgement) && r.has_error_detail();
+  auto heard = r;
+  if (deaf) heard.clear_error_detail();
+  if (!c.talk->request(heard, to_.now_ms()).empty()) return end(stream, false);
   pump(stream, c);
   report_touched(c);
 }
@@ -94,7 +97,7 @@ void xds_side::changed(const replica::change_set& c) {
     if (!s.talk) continue;
     const auto* cls = rows_.find_class(s.gateway_class);
     const bool registered = to_.view.read([&](const replica::tables& t) { return t.gateways.count(s.gateway) > 0; });
-    if (!registered || cls == nullptr || !cls->direct) {
+    if (!registered || cls == nullptr) {
       unwanted.push_back(id);
       continue;
     }
@@ -132,8 +135,14 @@ void xds_side::report(connected& c, partition_id p, gateway::stream_state state)
     refused->set_connector(r.connector);
     refused->set_revision(std::max(r.revision, rows_.processed(p)));
     refused->set_message(r.message);
+    if (has(bug::refusal_laid_at_another_door))
+      to_.view.read([&](const replica::tables& t) {
+        for (const auto& [key, row] : t.tunnels)
+          if (row->partition() == p && row->uid() != r.tunnel_uid) refused->set_tunnel_uid(row->uid());
+        return 0;
+      });
   }
-  if (on_truth) on_truth(c.gateway, c.number, p, out.acknowledged());
+  if (on_report) on_report(out);
   to_.on_ack(out);
 }
 

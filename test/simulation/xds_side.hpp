@@ -9,6 +9,7 @@
 
 #include "services/gateway/session.hpp"
 #include "services/replica/view.hpp"
+#include "test/simulation/bugs.hpp"
 #include "test/simulation/timeline.hpp"
 #include "warren/bus/v1/bus.pb.h"
 
@@ -26,6 +27,7 @@ public:
     std::function<void(const busv1::GatewayAck&)> on_ack;
     std::function<void(std::uint64_t stream, const discovery::DeltaDiscoveryResponse&)> send;
     std::function<void(std::uint64_t stream)> close;  ///< the instance ends it
+    const bugs* planted = nullptr;
   };
   explicit xds_side(wiring w) : to_{std::move(w)} {}
 
@@ -39,9 +41,8 @@ public:
 
   bool warm() const { return warm_; }
   const gateway::catalogue& rows() const { return rows_; }
-  /// The highest revision that a stream's session has said to be acknowledged: what reports are measured by.
-  using truth = std::map<std::tuple<std::string, std::int64_t, partition_id>, revision_t>;
-  std::function<void(const std::string& gateway, std::int64_t stream, partition_id, revision_t)> on_truth;
+  /// What a stream's session says, before anybody hears it: what reports are measured by.
+  std::function<void(const busv1::GatewayAck&)> on_report;
 
 private:
   struct connected {
@@ -57,6 +58,8 @@ private:
   void report(connected& c, partition_id p, gateway::stream_state state);
   void report_touched(connected& c);
   void end(std::uint64_t id, bool say_gone);
+
+  bool has(bug b) const { return to_.planted != nullptr && to_.planted->count(b) > 0; }
 
   wiring to_;
   gateway::catalogue rows_;
