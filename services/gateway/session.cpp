@@ -103,6 +103,7 @@ void session::subscribe(kind k, const std::string& name) {
     t.owes_answer = true;
   } else {
     t.subscribed.insert(name);
+    if (k == kind::route) unasked_.erase(name);
   }
   const auto again = [&](const std::string& one, name_state& n) {
     n.acked.clear();
@@ -125,9 +126,11 @@ void session::changed(const change& c) {
   drop_if_idle(c.type, c.name);
   // A scope refused for good leaves its route without a subscription; a new one brings it back.
   if (c.type == kind::scope)
-    if (const auto* e = catalogue_.find(class_, kind::scope, c.name))
+    if (const auto* e = catalogue_.find(class_, kind::scope, c.name)) {
+      unasked_.erase(e->route);
       if (const auto it = types_[index(kind::route)].names.find(e->route); it != types_[index(kind::route)].names.end())
         weigh(kind::route, e->route, it->second, std::max<revision_t>(c.revision, 1));
+    }
 }
 
 void session::tick(std::int64_t now_ms) { update_state(now_ms); }
@@ -165,7 +168,8 @@ void session::weigh(kind k, const std::string& name, name_state& n, revision_t r
   }
   // What has changed since it was refused is tried; until that is acknowledged the refusal stands for what was before.
   const bool withheld = n.refused && target == n.refused_version && !n.must_answer;
-  const bool done = ignored || withheld || (target == n.acked && !n.must_answer);
+  const bool unasked = k == kind::route && unasked_.count(name) != 0;
+  const bool done = ignored || withheld || unasked || (target == n.acked && !n.must_answer);
   if (done) {
     if (!withheld) forget_refusal(k, name, n);
     mark(k, name, n, false);
@@ -240,6 +244,7 @@ void session::drop_if_idle(kind k, const std::string& name) {
   if (!n.acked.empty() && k != kind::route) return;
   if (t.subscribed.count(name) != 0) return;
   settle_baseline(n);
+  if (k == kind::route) unasked_.erase(name);
   t.names.erase(it);
 }
 
@@ -332,6 +337,7 @@ void session::refuse(kind k, const std::string& name, const std::string& message
   auto& routes = types_[index(kind::route)];
   const auto r = routes.names.find(e->route);
   if (r == routes.names.end() || routes.subscribed.count(e->route) != 0) return;
+  unasked_.insert(e->route);
   set_pending(r->second, 0);
   settle_baseline(r->second);
 }

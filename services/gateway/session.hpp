@@ -140,6 +140,7 @@ private:
   std::size_t pending_names_ = 0;
   std::size_t baseline_left_ = 0;
   std::map<partition_id, std::set<std::pair<kind, std::string>>> refused_;
+  std::set<std::string> unasked_;  ///< routes that nobody asks for, as their scope is refused: they hold nothing back
   std::optional<refusal> last_refusal_;
   std::set<partition_id> touched_;
   stream_state state_ = stream_state::connecting;

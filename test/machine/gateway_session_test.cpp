@@ -408,6 +408,37 @@ TEST_CASE("a tunnel whose scope is refused does not hold the others back") {
   CHECK(f.talk->refusals(0)[0].tunnel_uid == "uid-b");
 }
 
+TEST_CASE("a route whose scope is refused changes and changes, and holds nobody else back") {
+  fixture f;
+  f.put_connector("c");
+  f.commit();
+  f.start();
+  f.put_tunnel("x");
+  f.commit();
+  f.settle("x.example");
+  REQUIRE(f.talk->refusals(0).size() == 1);
+  for (const bool online : {false, true}) {
+    f.put_connector("c", online);
+    const auto r = f.commit();
+    f.settle("x.example");
+    CHECK(f.talk->acknowledged(0) == r);
+  }
+  f.put_tunnel("beside");
+  const auto r = f.commit();
+  f.settle("x.example");
+  CHECK(f.talk->acknowledged(0) == r);
+  // Gone and made again, and sound: it counts like any other.
+  f.remove_tunnel("x");
+  f.commit();
+  f.settle();
+  f.put_tunnel("x");
+  const auto again = f.commit();
+  CHECK(f.talk->acknowledged(0) == again - 1);
+  f.settle();
+  CHECK(f.talk->acknowledged(0) == again);
+  CHECK(f.talk->refusals(0).empty());
+}
+
 TEST_CASE("a gateway that returns is sent what differs, and nothing else") {
   fixture f;
   f.put_connector("c");
