@@ -169,7 +169,8 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       FROM jsonb_array_elements_text($1::jsonb) AS k(id) WHERE t.id = k.id::bigint RETURNING to_jsonb(t))");
 
     // ---- reading ----
-    // ($1 partition): whether a rival has marked anything of it.
+    // ($1 partition, $2 instance, $3 epoch): whether a rival has marked anything of it; nothing when it is not $2's at
+    // epoch $3.
     std::vector<std::string> marks{"EXISTS (SELECT FROM tombstone WHERE partition = $1 AND version = -1)"};
     // ($1 partition, $2 after) → kind, row, and beside each what the partition's own row says; no kind when there is no
     // row. All rows of it when $2 is no place to go on from, else those that changed since. One statement is one snapshot, and one round trip: at a start every
@@ -180,7 +181,8 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       changed.push_back("SELECT '" + t.name + "' AS kind, to_jsonb(t) AS image FROM " + t.name +
                         " t WHERE t.partition = p.id AND t.version > p.after_version");
     }
-    out.emplace_back("marked_any", "SELECT " + join(marks, " OR "));
+    out.emplace_back("marked_any", "SELECT " + join(marks, " OR ") +
+                                       " FROM partition WHERE id = $1 AND owner = $2 AND epoch = $3");
     out.emplace_back("changes_of", R"(
       WITH p AS MATERIALIZED (
         SELECT id, epoch, revision, tombstones_from, complete,

@@ -127,14 +127,19 @@ public:
     auto& l = lane_of(partition);
     job j;
     j.run = [this, &l, partition, epoch, named, then, next](session& s) {
-      // Most often there is nothing; what is marked after this look is announced by whoever marks it.
-      if (!named && !pqxx::nontransaction{s.conn}.exec_prepared1("marked_any", partition)[0].as<bool>()) return next({});
-      auto done = l.adopt(s, partition, epoch, named.get());
-      if (done.lost) {
+      const auto lost = [&] {
         loaded answer;
         answer.lost = true;
-        return (*then)(std::move(answer));
+        (*then)(std::move(answer));
+      };
+      if (!named) {
+        // Most often there is nothing; what is marked after this look is announced by whoever marks it.
+        const auto marks = pqxx::nontransaction{s.conn}.exec_prepared("marked_any", partition, common_.me, epoch);
+        if (marks.empty()) return lost();
+        if (!marks[0][0].as<bool>()) return next({});
       }
+      auto done = l.adopt(s, partition, epoch, named.get());
+      if (done.lost) return lost();
       if (done.what.skipped > 0 && !named) again_later(partition);
       next(std::move(done));
     };
