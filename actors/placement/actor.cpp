@@ -179,7 +179,10 @@ void act(self_ptr self) {
   const auto now = steady_ms(self);
   // What nobody can reach here goes at once.
   const int moves_max = s.bus_ok ? limits::moves_max : s.ctx.partition.partitions + 1;
-  auto plan = next(s.ctx.me, s.others.believed(members_of(s.view), now), holdings_of(s.view), moves_max);
+  auto members = s.others.believed(members_of(s.view), now);
+  for (auto& m : members)
+    if (m.id == s.ctx.me) m.bus_ok = s.bus_ok;  // the table may not have heard yet
+  auto plan = next(s.ctx.me, members, holdings_of(s.view), moves_max);
   if (!s.bus_ok && !s.others.gives_as_deaf(now)) plan.release.clear();
   s.to_take = std::move(plan.take);
   for (const auto& [id, reply_to] : s.offered) take_soon(self, id);

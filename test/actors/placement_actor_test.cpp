@@ -417,6 +417,17 @@ TEST_CASE_METHOD(placement_world, "a deaf instance gives its partitions to one t
     advance(10s);
     CHECK(running() == ours);
   }
+  SECTION("nor when the table's last word is from before it heard again") {
+    leases.hangs = true;
+    advance(1s);  // a renewal is under way, and says that it is deaf
+    REQUIRE_FALSE(leases.held_back.empty());
+    self->send(placement, bus_state{true});
+    run();
+    self->send(table, answer_now{});
+    run();
+    CHECK(leases.released.empty());
+    CHECK(running() == ours);
+  }
   SECTION("not when nobody hears") {
     leases.table.instances[1].bus_ok = false;
     advance(60s);
