@@ -51,7 +51,8 @@ void sleeps_and_wakes(three& t, milliseconds nap) {
         return s.sql("SELECT bool_and(previous_generation = 0 AND retiring = '{}' AND programmed_generation = generation) "
                      "FROM tunnel WHERE project = 'p0'") == "t\n" &&
                s.sql("SELECT bool_and(attached_generation = attachment_generation) FROM connector WHERE project = 'p0'") == "t\n" &&
-               s.sql("SELECT count(*) FROM attachment WHERE project = 'p0'") == s.sql("SELECT count(*) FROM tunnel WHERE project = 'p0'");
+               s.sql("SELECT count(*) FROM attachment WHERE project = 'p0'") ==
+                   s.sql("SELECT count(*) FROM tunnel WHERE project = 'p0' AND enabled");
       },
       patience));
   const auto before = s.sql(rows) + s.sql(attachments);
