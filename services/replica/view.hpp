@@ -3,148 +3,24 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
-#include <memory>
-#include <mutex>
-#include <optional>
-#include <set>
 #include <shared_mutex>
-#include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
-#include "actors/core/ids.hpp"
-#include "actors/partition/acks.hpp"
-#include "actors/tunnel/routing.hpp"
-#include "actors/tunnel/status.hpp"
-#include "warren/bus/v1/bus.pb.h"
-#include "warren/core/v1/rows.pb.h"
+#include "services/replica/derivation.hpp"
+#include "services/replica/listeners.hpp"
+#include "services/replica/rows.hpp"
+#include "services/replica/tables.hpp"
 
 namespace warren::replica {
-
-namespace v1 = warren::core::v1;
-namespace busv1 = warren::bus::v1;
-
-template <class T> using row_ptr = std::shared_ptr<const T>;
-using entity_key = std::pair<std::string, std::string>;  ///< project, name
-using attachment_key =
-    std::tuple<std::string, std::string, std::string, std::int64_t>;  ///< project, connector, tunnel uid, generation
-
-/// How far this copy is in one partition.
-struct partition_state {
-  std::int64_t incarnation = 0;
-  epoch_t epoch = 0;
-  revision_t revision = 0;
-  bool warm = false;             ///< complete at least once
-  std::int64_t heard_at_ms = 0;  ///< steady clock: when the owner last said which revision it has
-};
-
-/// Conditions that many readers share without copying; reads as a const vector.
-class condition_list {
-public:
-  condition_list() : all_(std::make_shared<const std::vector<v1::Condition>>()) {}
-  condition_list(std::vector<v1::Condition> all)  // NOLINT: implicit, it is one
-      : all_(std::make_shared<const std::vector<v1::Condition>>(std::move(all))) {}
-  operator const std::vector<v1::Condition>&() const { return *all_; }  // NOLINT: implicit, it is one
-  const std::vector<v1::Condition>& operator*() const { return *all_; }
-  auto begin() const { return all_->begin(); }
-  auto end() const { return all_->end(); }
-  std::size_t size() const { return all_->size(); }
-  bool empty() const { return all_->empty(); }
-  const v1::Condition& operator[](std::size_t i) const { return (*all_)[i]; }
-  const v1::Condition& at(std::size_t i) const { return all_->at(i); }
-  /// The condition of that type; nullptr: there is none.
-  const v1::Condition* of_type(std::string_view type) const { return tunnel::condition_of(*all_, type); }
-
-private:
-  std::shared_ptr<const std::vector<v1::Condition>> all_;
-};
-
-/// What follows from rows and acknowledgements (actors/tunnel/status).
-struct derived_tunnel {
-  tunnel::route_plan plan;
-  revision_t routed_revision = 0;        ///< the revision at which `plan` (or a cluster under it) last changed
-  condition_list conditions;             ///< all five, in the order of tunnels.md
-  tunnel::gateway_knowledge gateways;    ///< what its gateways are known to run
-  revision_t changed_revision = 0;       ///< the partition's revision when a condition last changed
-  std::int64_t changed_wall_ms = 0;      ///< and the time
-  std::uint64_t route_print = 0, cluster_print = 0;  ///< of what gateways route; change with it
-};
-
-using gateway_ack = gateway_report;  ///< actors/partition/acks.hpp
-
-/// Tunnels, connectors and gateways that are gone, for watches that resume; for an hour, and bounded.
-struct deletions {
-  struct deleted {
-    revision_t revision = 0;
-    std::int64_t wall_ms = 0;
-    row_ptr<v1::TunnelRow> tunnel;        ///< one of them; of one that went before our time only key and uid are known
-    row_ptr<v1::ConnectorRow> connector;
-    row_ptr<v1::GatewayRow> gateway;
-  };
-  revision_t complete_after = 0;  ///< every deletion after this revision is in `all`
-  std::deque<deleted> all;        ///< in order of revisions
-};
-
-struct tables {
-  std::map<entity_key, row_ptr<v1::TunnelRow>> tunnels;
-  std::map<entity_key, row_ptr<v1::ConnectorRow>> connectors;
-  std::map<attachment_key, row_ptr<v1::AttachmentRow>> attachments;
-  std::map<std::string, row_ptr<v1::HostnameClaimRow>> claims;
-  std::map<std::string, row_ptr<v1::GatewayRow>> gateways;
-  std::map<std::string, row_ptr<v1::GatewayClassRow>> gateway_classes;
-  std::map<std::string, row_ptr<v1::ConnectorClassRow>> connector_classes;
-
-  std::map<entity_key, std::set<std::string>> tunnels_by_connector;  ///< (project, connector) → tunnel names, previous rules included
-  std::map<entity_key, derived_tunnel> derived;                      ///< of each tunnel
-  std::map<partition_id, partition_state> partitions;
-  std::map<partition_id, std::map<std::string, gateway_ack>> acks;   ///< by gateway
-  bool warm = false;                                                 ///< every partition is
-  bool gateways_settled = false;
-  std::map<partition_id, deletions> deleted;
-  std::uint64_t serial = 0;  ///< of the last change_set
-
-  const v1::TunnelRow* tunnel(const std::string& project, const std::string& name) const;
-  const v1::ConnectorRow* connector(const std::string& project, const std::string& name) const;
-  const v1::AttachmentRow* attachment(const std::string& project, const std::string& connector,
-                                      const std::string& tunnel_uid, std::int64_t generation) const;
-  /// routing.hpp over these tables.
-  tunnel::route_plan plan(const v1::TunnelRow& t) const;
-  /// The links between a visitor and the tunnel's targets (actors/tunnel/status). Empty: no such tunnel.
-  std::vector<tunnel::chain_link> explain(const std::string& project, const std::string& name,
-                                          std::int64_t wall_ms) const;
-  /// Milliseconds since the owner, or the store, last said which revision `partition` has; -1: never yet.
-  std::int64_t age_ms(partition_id partition, std::int64_t steady_ms) const;
-  /// Of the partition that is behind most; -1: one has never been heard of.
-  std::int64_t age_ms(std::int64_t steady_ms) const;
-};
-
-/// What one applied message changed. `before` rows are gone from the tables; names may be deleted ones.
-struct change_set {
-  partition_id partition = 0;
-  revision_t revision = 0;
-  bool rebuilt = false;                  ///< read anew: compare everything
-  std::set<entity_key> tunnels;          ///< rows that changed, appeared or went
-  std::set<entity_key> connectors;
-  std::set<entity_key> derived;          ///< tunnels whose conditions changed
-  std::set<entity_key> routes;           ///< tunnels whose plan, host names or class may have changed
-  std::set<std::string> hostnames;       ///< claims that changed
-  std::set<std::string> gateways, gateway_classes, connector_classes;
-  bool acks = false;                     ///< only acknowledgements moved
-  bool owner = false;                    ///< the partition has another owner; all else is as it was
-  std::uint64_t serial = 0;              ///< counts change_sets
-  /// What `tunnels` and `connectors` were; nullptr: they did not exist.
-  std::map<entity_key, row_ptr<v1::TunnelRow>> tunnels_before;
-  std::map<entity_key, row_ptr<v1::ConnectorRow>> connectors_before;
-};
 
 /// Thread-safe. Subscribers are called on the writer's thread, in order of revisions, without the lock
 /// held; they must not block (send a message).
 class view {
 public:
-  using subscriber = std::function<void(const change_set&)>;
+  using subscriber = subscribers::call;
 
   template <class F> auto read(F&& f) const {
     std::shared_lock lock{mutex_};
@@ -152,16 +28,16 @@ public:
   }
 
   /// Returns a token for unsubscribe.
-  int subscribe(subscriber s);
+  int subscribe(subscriber s) { return subscribers_.add(std::move(s)); }
   /// The subscriber is not called any more once this returns (on its own thread: after the present call).
-  void unsubscribe(int token);
+  void unsubscribe(int token) { subscribers_.remove(token); }
 
   /// Calls `then` once the copy has `revision` of `partition` (at once when it has), from the writer's
-  /// thread or this one; with false after `timeout_ms` (checked when the writer ticks).
+  /// thread or this one; with false after the deadline (checked when the writer ticks).
   void when_seen(partition_id partition, revision_t revision, std::int64_t deadline_steady_ms,
                  std::function<void(bool seen)> then);
 
-  // ---- writing: the replica actor only (view.cpp) ----
+  // ---- writing: the replica actor only ----
 
   /// The result of applying a hint: applied, already known, or a gap that must be fetched.
   enum class applied : std::uint8_t { yes, known, gap };
@@ -180,48 +56,26 @@ public:
   void set_partitions(int partitions, std::int64_t started_steady_ms);
 
 private:
-  struct waiting;
-  struct work;  // what one message touches, while it is applied
-
-  void apply_row(work& w, const v1::Row& row, bool complete);
-  void forget(work& w, const v1::TombstoneRow& gone);
-  void forget_unseen(work& w);
-  void put(work& w, row_ptr<v1::TunnelRow> row);
-  void put(work& w, row_ptr<v1::ConnectorRow> row);
-  void put(work& w, row_ptr<v1::AttachmentRow> row);
-  void put(work& w, row_ptr<v1::HostnameClaimRow> row);
-  void erase_tunnel(work& w, const entity_key& key);
-  void erase_connector(work& w, const entity_key& key);
-  void erase_attachment(work& w, const attachment_key& key);
-  void erase_claim(work& w, const std::string& hostname);
-  void erase_gateway(work& w, const std::string& name);
-  void derive(work& w);
-  void derive_one(work& w, const entity_key& key);
-  void derive_class(work& w, const std::string* gateway_class);
-  void finish(work& w);
-  bool is_settled(partition_id partition, const std::string& gateway_class) const;
-  void settle(std::int64_t steady_ms, std::int64_t wall_ms, std::vector<work>& works);
+  /// What a hint says before its rows are looked at.
+  struct opened {
+    applied result = applied::known;
+    bool rows = false;  ///< they are to be applied
+    bool owner = false;
+  };
+  opened open_hint(const busv1::Revision& hint, std::int64_t steady_ms);
+  void finish(application& a);
   void prune_deletions(std::int64_t wall_ms);
-  void notify(const change_set& c);
-  void wake(partition_id partition, revision_t revision);
 
   mutable std::shared_mutex mutex_;
   tables tables_;
   // Guarded by mutex_, the writer's own:
-  std::map<partition_id, std::set<std::string>> projects_;       // with rows in this partition
-  std::map<partition_id, std::set<std::string>> claims_;         // host names
-  std::map<partition_id, std::set<entity_key>> behind_;          // tunnels whose gateways do not run the newest
-  std::set<std::pair<partition_id, std::string>> settled_;       // gateway classes that have been heard
-  std::map<partition_id, revision_t> lineage_seen_;              // a newer one than ours: read everything
-  int partitions_ = 0;
-  std::int64_t started_ms_ = 0;
+  row_keeper rows_{tables_};
+  derivation derivation_{tables_};
+  std::map<partition_id, revision_t> lineage_seen_;  ///< a newer one than ours: read everything
   std::int64_t pruned_at_ms_ = 0;
 
-  std::recursive_mutex subscribers_mutex_;
-  std::map<int, std::shared_ptr<subscriber>> subscribers_;
-  int next_token_ = 1;
-  std::multimap<partition_id, std::shared_ptr<waiting>> waiting_;
-  std::mutex waiting_mutex_;
+  subscribers subscribers_;
+  revision_waits waits_;
 };
 
 }  // namespace warren::replica

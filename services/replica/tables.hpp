@@ -1,0 +1,151 @@
+// services/replica/tables.hpp -- all rows as this instance knows them, and what follows from them. Data and look-ups;
+// who changes them is rows and derivation. No CAF, no I/O.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "actors/core/ids.hpp"
+#include "actors/partition/acks.hpp"
+#include "actors/tunnel/routing.hpp"
+#include "actors/tunnel/status.hpp"
+#include "warren/bus/v1/bus.pb.h"
+#include "warren/core/v1/rows.pb.h"
+
+namespace warren::replica {
+
+namespace v1 = warren::core::v1;
+namespace busv1 = warren::bus::v1;
+
+template <class T> using row_ptr = std::shared_ptr<const T>;
+using entity_key = std::pair<std::string, std::string>;  ///< project, name
+using attachment_key =
+    std::tuple<std::string, std::string, std::string, std::int64_t>;  ///< project, connector, tunnel uid, generation
+
+/// How far this copy is in one partition.
+struct partition_state {
+  std::int64_t incarnation = 0;
+  epoch_t epoch = 0;
+  revision_t revision = 0;
+  bool warm = false;             ///< complete at least once
+  std::int64_t heard_at_ms = 0;  ///< steady clock: when the owner last said which revision it has
+};
+
+/// Conditions that many readers share without copying; reads as a const vector.
+class condition_list {
+public:
+  condition_list() : all_(std::make_shared<const std::vector<v1::Condition>>()) {}
+  condition_list(std::vector<v1::Condition> all)  // NOLINT: implicit, it is one
+      : all_(std::make_shared<const std::vector<v1::Condition>>(std::move(all))) {}
+  operator const std::vector<v1::Condition>&() const { return *all_; }  // NOLINT: implicit, it is one
+  const std::vector<v1::Condition>& operator*() const { return *all_; }
+  auto begin() const { return all_->begin(); }
+  auto end() const { return all_->end(); }
+  std::size_t size() const { return all_->size(); }
+  bool empty() const { return all_->empty(); }
+  const v1::Condition& operator[](std::size_t i) const { return (*all_)[i]; }
+  const v1::Condition& at(std::size_t i) const { return all_->at(i); }
+  /// The condition of that type; nullptr: there is none.
+  const v1::Condition* of_type(std::string_view type) const { return tunnel::condition_of(*all_, type); }
+
+private:
+  std::shared_ptr<const std::vector<v1::Condition>> all_;
+};
+
+/// What follows from rows and acknowledgements (actors/tunnel/status).
+struct derived_tunnel {
+  tunnel::route_plan plan;
+  revision_t routed_revision = 0;        ///< the revision at which `plan` (or a cluster under it) last changed
+  condition_list conditions;             ///< all five, in the order of tunnels.md
+  tunnel::gateway_knowledge gateways;    ///< what its gateways are known to run
+  revision_t changed_revision = 0;       ///< the partition's revision when a condition last changed
+  std::int64_t changed_wall_ms = 0;      ///< and the time
+  std::uint64_t route_print = 0, cluster_print = 0;  ///< of what gateways route; change with it
+};
+
+using gateway_ack = gateway_report;  ///< actors/partition/acks.hpp
+
+/// Tunnels, connectors and gateways that are gone, for watches that resume; for an hour, and bounded.
+struct deletions {
+  struct deleted {
+    revision_t revision = 0;
+    std::int64_t wall_ms = 0;
+    row_ptr<v1::TunnelRow> tunnel;        ///< one of them; of one that went before our time only key and uid are known
+    row_ptr<v1::ConnectorRow> connector;
+    row_ptr<v1::GatewayRow> gateway;
+  };
+  revision_t complete_after = 0;  ///< every deletion after this revision is in `all`
+  std::deque<deleted> all;        ///< in order of revisions
+};
+
+struct tables {
+  std::map<entity_key, row_ptr<v1::TunnelRow>> tunnels;
+  std::map<entity_key, row_ptr<v1::ConnectorRow>> connectors;
+  std::map<attachment_key, row_ptr<v1::AttachmentRow>> attachments;
+  std::map<std::string, row_ptr<v1::HostnameClaimRow>> claims;
+  std::map<std::string, row_ptr<v1::GatewayRow>> gateways;
+  std::map<std::string, row_ptr<v1::GatewayClassRow>> gateway_classes;
+  std::map<std::string, row_ptr<v1::ConnectorClassRow>> connector_classes;
+
+  std::map<entity_key, std::set<std::string>> tunnels_by_connector;  ///< (project, connector) → tunnel names, previous rules included
+  std::map<entity_key, derived_tunnel> derived;                      ///< of each tunnel
+  std::map<partition_id, partition_state> partitions;
+  std::map<partition_id, std::map<std::string, gateway_ack>> acks;   ///< by gateway
+  bool warm = false;                                                 ///< every partition is
+  bool gateways_settled = false;
+  std::map<partition_id, deletions> deleted;
+  std::map<partition_id, std::set<std::string>> projects;            ///< with rows in this partition
+  std::uint64_t serial = 0;  ///< of the last change_set
+
+  const v1::TunnelRow* tunnel(const std::string& project, const std::string& name) const;
+  const v1::ConnectorRow* connector(const std::string& project, const std::string& name) const;
+  const v1::AttachmentRow* attachment(const std::string& project, const std::string& connector,
+                                      const std::string& tunnel_uid, std::int64_t generation) const;
+  /// Where everything is that belongs to no project: the last one.
+  partition_id registry() const { return partitions.empty() ? 0 : partitions.rbegin()->first; }
+  /// The gateways of a class as they were last heard of for one partition.
+  std::vector<v1::GatewayState> gateways_of(partition_id partition, const std::string& gateway_class) const;
+  /// routing.hpp over these tables.
+  tunnel::route_plan plan(const v1::TunnelRow& t) const;
+  /// The links between a visitor and the tunnel's targets (actors/tunnel/status). Empty: no such tunnel.
+  std::vector<tunnel::chain_link> explain(const std::string& project, const std::string& name,
+                                          std::int64_t wall_ms) const;
+  /// Milliseconds since the owner, or the store, last said which revision `partition` has; -1: never yet.
+  std::int64_t age_ms(partition_id partition, std::int64_t steady_ms) const;
+  /// Of the partition that is behind most; -1: one has never been heard of.
+  std::int64_t age_ms(std::int64_t steady_ms) const;
+};
+
+/// What one applied message changed. `before` rows are gone from the tables; names may be deleted ones.
+struct change_set {
+  partition_id partition = 0;
+  revision_t revision = 0;
+  bool rebuilt = false;                  ///< read anew: compare everything
+  std::set<entity_key> tunnels;          ///< rows that changed, appeared or went
+  std::set<entity_key> connectors;
+  std::set<entity_key> derived;          ///< tunnels whose conditions changed
+  std::set<entity_key> routes;           ///< tunnels whose plan, host names or class may have changed
+  std::set<std::string> hostnames;       ///< claims that changed
+  std::set<std::string> gateways, gateway_classes, connector_classes;
+  bool acks = false;                     ///< only acknowledgements moved
+  bool owner = false;                    ///< the partition has another owner; all else is as it was
+  std::uint64_t serial = 0;              ///< counts change_sets
+  /// What `tunnels` and `connectors` were; nullptr: they did not exist.
+  std::map<entity_key, row_ptr<v1::TunnelRow>> tunnels_before;
+  std::map<entity_key, row_ptr<v1::ConnectorRow>> connectors_before;
+};
+
+constexpr revision_t lineage(revision_t r) { return r >> 32; }
+
+/// routing.hpp's questions, asked of `t`, which outlives the answer.
+tunnel::find_connector connectors_in(const tables& t, const std::string& project);
+tunnel::find_attachment attachments_in(const tables& t, const std::string& project);
+
+}  // namespace warren::replica
