@@ -137,6 +137,19 @@ std::optional<violation> check_public_key(std::string_view key) {
   return violation{"public_key", "must be 64 lower-case hex digits"};
 }
 
+std::optional<violation> check_row(const v1::ConnectorRow& row) {
+  if (auto wrong = check_public_key(row.public_key())) return wrong;
+  if (row.addresses_size() > static_cast<int>(limits::addresses_max))
+    return violation{"addresses", fmt::format("{} addresses, more than {}", row.addresses_size(), limits::addresses_max)};
+  for (int i = 0; i < row.addresses_size(); ++i)
+    if (protocol::canonical_address(row.addresses(i)) != row.addresses(i))
+      return violation{fmt::format("addresses[{}]", i), "is no IP address with a port between 1 and 65535"};
+  if (!row.home_relay().empty())
+    if (auto problem = url_problem(row.home_relay()); !problem.empty()) return violation{"home_relay", std::move(problem)};
+  if (row.home_relay().empty() && row.addresses().empty()) return violation{"addresses", "neither an address nor a home relay"};
+  return std::nullopt;
+}
+
 std::optional<network> parse_network(std::string_view text) {
   const auto slash = text.find('/');
   if (slash == std::string_view::npos) return std::nullopt;

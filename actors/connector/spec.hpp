@@ -28,6 +28,10 @@ std::optional<violation> check_spec(const v1::ConnectorSpec& spec);
 /// Nothing, or why this is no public key: 64 lower-case hex digits, a point of the curve or not.
 std::optional<violation> check_public_key(std::string_view key);
 
+/// What of a stored row no gateway can be told, whoever wrote it: its key, or how it is reached. Nothing of such a row
+/// is routed to (tunnel/routing), and its condition names the field.
+std::optional<violation> check_row(const v1::ConnectorRow& row);
+
 /// A CIDR network, "10.0.0.0/8" or "fd00::/8"; nullopt when `text` is none. Host bits must be zero.
 struct network {
   bool v6 = false;

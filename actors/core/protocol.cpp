@@ -173,7 +173,10 @@ std::optional<std::string> unhex(std::string_view lower_case_hex) {
   return out;
 }
 
-bool is_public_key_hex(std::string_view text) { return text.size() == 64 && unhex(text).has_value(); }
+bool is_public_key_hex(std::string_view text) {
+  return text.size() == 64 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
 
 bool is_low_order_key_hex(std::string_view text) {
   // The y of the eight points of small order (RFC 8032 5.1), little endian and without the sign of x; 0 and 1 also as p
@@ -183,11 +186,13 @@ bool is_low_order_key_hex(std::string_view text) {
       "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
       "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
       "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"};
-  auto bytes = unhex(text);
-  if (!bytes || bytes->size() != 32) return false;
-  bytes->back() = static_cast<char>(static_cast<unsigned char>(bytes->back()) & 0x7fu);
-  const auto y = hex(*bytes);
-  return std::find(std::begin(table), std::end(table), y) != std::end(table);
+  if (!is_public_key_hex(text)) return false;
+  constexpr std::size_t sign = 62;  // the digit whose highest bit is the sign of x
+  const char high = text[sign];
+  const char unsigned_high = high < '8' ? high : high <= '9' ? static_cast<char>(high - 8) : static_cast<char>('2' + (high - 'a'));
+  return std::any_of(std::begin(table), std::end(table), [&](std::string_view y) {
+    return text.substr(0, sign) == y.substr(0, sign) && unsigned_high == y[sign] && text[sign + 1] == y[sign + 1];
+  });
 }
 
 std::string sha256(std::string_view bytes) {

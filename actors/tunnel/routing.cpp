@@ -5,6 +5,8 @@
 
 #include <google/protobuf/util/message_differencer.h>
 
+#include "actors/connector/spec.hpp"
+
 namespace warren::tunnel {
 
 namespace {
@@ -16,6 +18,7 @@ outcome outcome_of(const v1::TunnelRow& tunnel, const v1::Rule& rule, std::int64
   if (c == nullptr || c->has_delete_time()) return outcome::unknown;
   if (!c->addressing_error().empty()) return outcome::invalid_addressing;
   if (!c->online()) return outcome::offline;
+  if (connector::check_row(*c)) return outcome::invalid_addressing;  // written around us, and not judged yet
   const auto* a = attachment(rule.connector(), tunnel.uid(), generation);
   const bool attached = a != nullptr && a->attachment_generation() <= c->attached_generation();
   return attached ? outcome::live : outcome::offline;

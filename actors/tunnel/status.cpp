@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "actors/connector/spec.hpp"
 #include "actors/core/conditions.hpp"
 
 namespace warren::tunnel {
@@ -116,6 +117,8 @@ maybe connector_obstacle(const status_inputs& in, const std::string& name) {
     return obstacle{status_false, "ConnectorNotReady",
                     fmt::format("Connector {}: {}", name, told ? ready->message() : "Connector is not online.")};
   }
+  if (const auto wrong = connector::check_row(*c))
+    return obstacle{status_false, "InvalidAddressing", fmt::format("Connector {}: {}: {}", name, wrong->field, wrong->message)};
   return std::nullopt;
 }
 
@@ -354,6 +357,9 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
                                        ? ready->message()
                                        : "Connector is not online."};
     if (c->public_key().empty()) advice = "It has no key yet: enrol it with `warrenctl connector enrol`.";
+  } else if (const auto wrong = connector::check_row(*c)) {
+    o = obstacle{status_false, "InvalidAddressing", fmt::format("{}: {}", wrong->field, wrong->message)};
+    advice = "Correct its row: it was not written by Warren.";
   } else if (ready != nullptr && ready->status() != status_true) {
     o = obstacle{ready->status() == status_unknown ? status_unknown : status_false, "", ready->message()};
     advice = "";

@@ -11,6 +11,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <openssl/sha.h>
 
+#include "actors/connector/spec.hpp"
 #include "actors/core/limits.hpp"
 #include "envoy/config/cluster/v3/cluster.pb.h"
 #include "envoy/config/listener/v3/listener.pb.h"
@@ -99,11 +100,6 @@ bool is_uid(std::string_view text) {
 bool is_hostname(std::string_view text) {
   return !text.empty() && text.size() <= limits::hostname_chars_max && only(text, "-._") && text.front() != '.' &&
          text.back() != '.';
-}
-bool is_key(std::string_view text) {
-  return text.size() == 64 && std::all_of(text.begin(), text.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
 }
 /// Printable ASCII, no query and no fragment: Envoy matches prefixes against the path alone.
 bool is_path_prefix(std::string_view text) {
@@ -355,7 +351,7 @@ void add_endpoint(envoy::config::cluster::v3::Cluster& c, std::string_view liste
 
 resource_ptr compile_cluster(const v1::ConnectorRow& row) {
   if (row.has_delete_time() || !row.addressing_error().empty()) return nullptr;
-  if (!is_label(row.project()) || !is_label(row.name()) || !is_key(row.public_key())) return nullptr;
+  if (!is_label(row.project()) || !is_label(row.name()) || connector::check_public_key(row.public_key())) return nullptr;
   if (static_cast<std::size_t>(row.addresses_size()) > limits::addresses_max) return nullptr;
   const std::set<std::string> addresses{row.addresses().begin(), row.addresses().end()};
   if (addresses.empty()) return nullptr;

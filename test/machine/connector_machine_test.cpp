@@ -1470,6 +1470,30 @@ TEST_CASE_METHOD(world, "connector: a rival's change is taken as a change, its l
   CHECK(row->online());
 }
 
+TEST_CASE_METHOD(world, "connector: a key that a rival spoils takes it down and is named, until it is one again") {
+  online();
+  const auto sound = row->public_key();
+  const auto rival_writes = [&](const std::string& text) {
+    row->set_public_key(text);
+    row->set_version(++revision);
+    auto r = rows();
+    r.set_rival(true);
+    say_reloaded(r);
+  };
+  const auto spoilt = GENERATE(std::string{}, std::string(63, 'a') + "\n", std::string(64, '0'));
+  rival_writes(spoilt);
+  CHECK_FALSE(row->online());
+  CHECK(row->addressing_error().starts_with("public_key: "));
+  const auto* ready = find_condition(row->conditions(), "Ready");
+  CHECK(ready->status() == "False");
+  CHECK(ready->reason() == "InvalidAddressing");
+  CHECK(ready->message() == row->addressing_error());
+  rival_writes(sound);
+  CHECK(row->online());
+  CHECK(row->addressing_error().empty());
+  CHECK(find_condition(row->conditions(), "Ready")->status() == "True");
+}
+
 TEST_CASE_METHOD(world, "connector: an attachment that a rival deleted is let go, and its tunnel hears of it") {
   online();
   attach();

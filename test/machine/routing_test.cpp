@@ -40,6 +40,20 @@ TEST_CASE("a visitor meets the target only when everything is there") {
   SECTION("attachment of another incarnation") { w.t.set_uid("another"); CHECK(w.first() == outcome::offline); }
   SECTION("unknown") { w.connectors.clear(); CHECK(w.first() == outcome::unknown); }
   SECTION("being deleted") { *c.mutable_delete_time() = timestamp_from_ms(1); CHECK(w.first() == outcome::unknown); }
+  SECTION("a key that is none") { c.set_public_key("0123\n"); CHECK(w.first() == outcome::invalid_addressing); }
+  SECTION("no key") { c.clear_public_key(); CHECK(w.first() == outcome::invalid_addressing); }
+  SECTION("an address that is none") { c.add_addresses("example.org:80"); CHECK(w.first() == outcome::invalid_addressing); }
+  SECTION("nowhere to be reached") { c.clear_addresses(); CHECK(w.first() == outcome::invalid_addressing); }
+  SECTION("a relay alone") {
+    c.clear_addresses();
+    c.set_home_relay("https://relay.example.org");
+    CHECK(w.first() == outcome::live);
+  }
+  SECTION("offline, whatever its row says") {
+    c.set_online(false);
+    c.clear_public_key();
+    CHECK(w.first() == outcome::offline);
+  }
   SECTION("invalid") { c.set_addressing_error("addresses[0]"); CHECK(w.first() == outcome::invalid_addressing); }
   SECTION("disabled") { w.t.set_enabled(false); CHECK(w.first() == outcome::disabled); }
 }

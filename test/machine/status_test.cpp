@@ -113,6 +113,14 @@ TEST_CASE("each missing link keeps a tunnel from being ready, and is named") {
     w.connectors.at("edge").set_addressing_error("addresses[0]: port 0");
     ready = "False/InvalidAddressing", missing = "connector edge online", metadata = "False/ConnectorNotReady";
   }
+  SECTION("its key is none") {
+    w.connectors.at("edge").set_public_key(std::string(63, 'a') + '\n');
+    ready = "False/InvalidAddressing", missing = "connector edge online", metadata = "False/ConnectorNotReady";
+  }
+  SECTION("an address of its row is none") {
+    w.connectors.at("edge").set_addresses(0, "192.0.2.1:0");
+    ready = "False/InvalidAddressing", missing = "connector edge online", metadata = "False/ConnectorNotReady";
+  }
   SECTION("the agent has not acknowledged") {
     w.connectors.at("edge").set_attached_generation(0);
     ready = "False/Pending", missing = "connector edge attachment", metadata = "False/Pending";
@@ -150,6 +158,17 @@ TEST_CASE("each missing link keeps a tunnel from being ready, and is named") {
   CHECK(w.is("Ready") == ready);
   CHECK(w.is("ConnectorMetadataProgrammed") == metadata);
   CHECK(w.missing() == missing);
+}
+
+TEST_CASE("what of a connector's row cannot be told to gateways is named") {
+  world w;
+  w.connectors.at("edge").set_public_key("0123");
+  w.step();
+  CHECK(w.words("Ready") == "Connector edge: public_key: must be 64 lower-case hex digits");
+  w.connectors.at("edge") = rows::connector("p", "edge", 1);
+  w.connectors.at("edge").add_addresses("nowhere");
+  w.step();
+  CHECK(w.words("Ready") == "Connector edge: addresses[1]: is no IP address with a port between 1 and 65535");
 }
 
 TEST_CASE("another tunnel's refusal does not hold this one back") {
