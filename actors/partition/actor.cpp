@@ -342,8 +342,11 @@ void adopt(self_ptr self) {
               self->delayed_send(self, limits::repeat_after, adopt_rivals{});
               return;
             }
-            std::set<key> tunnels, connectors;
+            std::set<key> tunnels, connectors, registered;
             for (const auto& row : answer.rows) {
+              if (row.has_gateway()) registered.insert({"gateway", row.gateway().name()});
+              if (row.has_gateway_class()) registered.insert({"gateway_class", row.gateway_class().name()});
+              if (row.has_connector_class()) registered.insert({"connector_class", row.connector_class().name()});
               if (row.has_tunnel()) tunnels.insert({row.tunnel().project(), row.tunnel().name()});
               if (row.has_hostname_claim())
                 tunnels.insert({row.hostname_claim().project(), row.hostname_claim().tunnel()});
@@ -352,6 +355,7 @@ void adopt(self_ptr self) {
                 connectors.insert({row.attachment().project(), row.attachment().connector()});
               if (row.has_tombstone()) {
                 const auto& t = row.tombstone();
+                registered.insert({t.kind(), t.key()});
                 const auto slash = t.key().find('/');
                 if (slash == std::string::npos) continue;
                 const auto rest = t.key().substr(slash + 1);
@@ -365,6 +369,9 @@ void adopt(self_ptr self) {
               look_again(self, find_connector(self, k.first, k.second));
             for (const auto& k : tunnels)
               look_again(self, find_tunnel(self, k.first, k.second));
+            // Gateways and classes owe nothing: who sleeps reads its row when somebody asks.
+            for (const auto& k : registered)
+              if (const auto awake = self->state.registry.find(k); awake != self->state.registry.end()) look_again(self, awake->second);
           },
           [](const caf::error&) {});
 }

@@ -573,6 +573,43 @@ TEST_CASE_METHOD(partition_world, "a deleted row that a rival left wakes the ent
   CHECK(store.entity_loads >= 2);
 }
 
+TEST_CASE_METHOD(partition_world, "a gateway or a class that a rival deletes or changes is looked at by whoever is awake for it") {
+  start(4);
+  id = 4;  // where commands are sent
+  v1::Command create;
+  create.mutable_caller()->set_method("CreateGateway");
+  create.mutable_create_gateway()->set_name("gw-1");
+  create.mutable_create_gateway()->mutable_spec()->set_class_("default");
+  ask(create);
+  v1::Command put;
+  put.mutable_caller()->set_method("CreateConnectorClass");
+  put.mutable_put_connector_class()->set_name("lan");
+  put.mutable_put_connector_class()->set_create(true);
+  put.mutable_put_connector_class()->mutable_spec()->add_allowed_networks("10.0.0.0/8");
+  ask(put);
+  REQUIRE(replies().size() == 2);
+  REQUIRE(replies()[0].code().empty());
+  REQUIRE(replies()[1].code().empty());
+  const auto loads = store.entity_loads;
+  db.rows.erase("gateway/gw-1");
+  db.rows.at("connector_class/lan").mutable_connector_class()->set_allowed_networks(0, "192.168.0.0/16");
+  store.rivals = {rows::tombstone("gateway", "gw-1", 3), db.rows.at("connector_class/lan"), rows::tombstone("gateway_class", "asleep", 3)};
+  self->send(partition, adopt_rivals{});
+  run();
+  CHECK(store.entity_loads == loads + 2);  // who sleeps is not woken
+  ask(create);
+  CHECK(replies().back().code().empty());
+  CHECK(db.rows.contains("gateway/gw-1"));
+  put.mutable_caller()->set_method("UpdateConnectorClass");
+  put.mutable_put_connector_class()->set_create(false);
+  put.mutable_put_connector_class()->add_update_mask("allowed_networks");
+  put.mutable_put_connector_class()->mutable_spec()->set_allowed_networks(0, "192.168.0.0/16");
+  const auto writes = db.writes.size();
+  ask(put);  // so it is already
+  CHECK(replies().back().row().connector_class().allowed_networks(0) == "192.168.0.0/16");
+  CHECK(db.writes.size() == writes);
+}
+
 TEST_CASE_METHOD(partition_world, "the partition is loaded when the database is back, and entities go on from their rows") {
   auto row = rows::tunnel("acme", "web", "home", 1, id);
   row.set_programmed_generation(0);
