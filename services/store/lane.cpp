@@ -20,6 +20,7 @@ namespace {
 
 constexpr auto idle_ping = 1s;          // an idle connection that ended is noticed within 2 s
 constexpr auto server_silent = 2'500ms; // below the instance lease: longer than the statement timeout of a lane
+constexpr auto reconnect_grace = 500ms; // what a lost connection interrupted gets one new connection before it is too old
 constexpr auto settle_for = 5s;         // beyond the instance lease: ownership is over then in any case
 constexpr auto back_off_max = 500ms;
 
@@ -113,7 +114,8 @@ void worker::watch() {
     std::lock_guard lock{socket_mutex_};
     if (socket_ >= 0) ::shutdown(socket_, SHUT_RDWR);
   }
-  if (!connected_) expire(clock::now() - common_.give_up, down_reason());
+  if (!connected_ && now_ms() - lost_at_ms_ > millis{reconnect_grace}.count())
+    expire(clock::now() - common_.give_up, down_reason());
 }
 
 /// Longer than the statement timeout, with which a server that is only slow answers.
@@ -125,6 +127,7 @@ std::string worker::down_reason() const {
 }
 
 void worker::lost_connection(const std::string& reason) {
+  if (connected_) lost_at_ms_ = now_ms();
   const bool was = connected_.exchange(false);
   {
     std::lock_guard lock{mutex_};

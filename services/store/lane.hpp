@@ -90,6 +90,7 @@ private:
   std::unique_ptr<session> session_;
   std::mutex socket_mutex_;
   int socket_ = -1;
+  std::atomic<std::int64_t> lost_at_ms_{0};  ///< when the connection was lost, on the steady clock
   std::atomic<bool> connected_{false};
   std::string down_reason_ = "not connected yet";
   millis back_off_{0};
