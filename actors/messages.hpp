@@ -75,8 +75,8 @@ struct changes {
 // ---- placement's part of the store ----
 
 struct renew_lease { bool bus_ok = true; bool draining = false; };
-/// Takes one partition, when it may be taken (actors/placement/README.md).
-struct take_partition { partition_id partition = 0; };
+/// Takes those of them that may be taken (actors/placement/README.md); at most limits::takes_max, without repetition.
+struct take_partitions { std::vector<partition_id> partitions; };
 struct release_partition { partition_id partition = 0; epoch_t epoch = 0; };
 /// Ends the lease of an instance whose advisory lock can be had: its process is dead, or has lost its database.
 /// Somebody alive who is asked about keeps everything. 0: only look.
@@ -98,7 +98,7 @@ struct placement_view {
   std::string error;            ///< not empty: the database is away; act as if nothing is known
   bool renewed = false;         ///< our lease row was there and has been prolonged
   bool reconnected = false;     ///< our lock was lost with its connection and taken again: others' may be as well
-  bool taken = false;           ///< take_partition: it is ours, at the epoch in `partitions`
+  std::vector<partition_id> taken;  ///< take_partitions: those that are ours now, at the epochs in `partitions`
   std::int64_t incarnation = 0;
   std::vector<instance_row> instances;
   std::vector<partition_row> partitions;
@@ -208,7 +208,7 @@ WARREN_LOCAL_MESSAGE(warren::loaded)
 WARREN_LOCAL_MESSAGE(warren::fetch_changes)
 WARREN_LOCAL_MESSAGE(warren::changes)
 WARREN_LOCAL_MESSAGE(warren::renew_lease)
-WARREN_LOCAL_MESSAGE(warren::take_partition)
+WARREN_LOCAL_MESSAGE(warren::take_partitions)
 WARREN_LOCAL_MESSAGE(warren::release_partition)
 WARREN_LOCAL_MESSAGE(warren::judge_instance)
 WARREN_LOCAL_MESSAGE(warren::placement_view)
@@ -271,7 +271,7 @@ using store_actor = caf::typed_actor<
 /// The instance's lease and the partitions' owners, on a connection of its own.
 using lease_store_actor = caf::typed_actor<
     caf::replies_to<renew_lease>::with<placement_view>,
-    caf::replies_to<take_partition>::with<placement_view>,
+    caf::replies_to<take_partitions>::with<placement_view>,
     caf::replies_to<release_partition>::with<placement_view>,
     caf::replies_to<judge_instance>::with<placement_view>>;
 

@@ -104,6 +104,7 @@ inline constexpr auto judge_first = 20ms;               // PostgreSQL frees a de
 inline constexpr auto judge_max = 200ms;                // how long after its end a lease that ends is noticed
 inline constexpr auto handover_answer = 500ms;          // from a successor; then the next partition is released
 inline constexpr auto partition_behind_after = 3s;      // without looking at its clock: it is named in /readyz
+inline constexpr std::size_t takes_max = 64;            // in one statement: a dead or a new instance's share at once
 inline constexpr int moves_max = 8;                     // released in one round of balancing
 inline constexpr int partitions_default = 64;
 

@@ -201,20 +201,20 @@ void take_next(self_ptr self) {
     return;
   }
   s.taking = true;
-  const auto id = s.to_take.front();
-  self->request(s.ctx.leases, caf::infinite, take_partition{id})
+  std::vector<partition_id> some{s.to_take.begin(), s.to_take.begin() + static_cast<std::ptrdiff_t>(std::min(s.to_take.size(), limits::takes_max))};
+  self->request(s.ctx.leases, caf::infinite, take_partitions{some})
       .then(
-          [self, id](const placement_view& view) {
+          [self, some](const placement_view& view) {
             auto& st = self->state;
             st.taking = false;
-            std::erase(st.to_take, id);
+            for (auto id : some) std::erase(st.to_take, id);
             if (view.error.empty()) {
               learn(self, view);
               changed(self);
             } else {
               st.to_take.clear();  // the next renewal plans anew
             }
-            answer_offer(self, id);
+            for (auto id : some) answer_offer(self, id);
             take_next(self);
           },
           [self](const caf::error&) {

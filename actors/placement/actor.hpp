@@ -89,7 +89,7 @@ struct actor_state {
   bool renew_again_armed = false;
   outage renewals;                  ///< what was said of those that failed
   bool renewal_failed = false;      ///< the last one: we may be the one who is cut off
-  bool taking = false;              ///< the first of to_take is under way
+  bool taking = false;              ///< the first limits::takes_max of to_take are under way
   std::vector<partition_id> to_take;
   std::map<partition_id, std::string> offered;  ///< released for us: where its former owner waits for "taken"
   std::vector<partition_id> to_release;

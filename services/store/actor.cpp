@@ -68,9 +68,9 @@ lease_store_actor::behavior_type lease_store_behavior(lease_store_actor::pointer
         s->renew(r, std::move(then));
         return typed;
       },
-      [self, s](take_partition r) {
+      [self, s](take_partitions r) {
         auto [typed, then] = promise<placement_view>(self);
-        s->take(r, std::move(then));
+        s->take(std::move(r), std::move(then));
         return typed;
       },
       [self, s](release_partition r) {

@@ -1,6 +1,7 @@
 // services/store/lease_store.cpp -- see lease_store.hpp.
 #include "services/store/lease_store.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -48,6 +49,8 @@ std::vector<std::int64_t> numbers(const std::string& text) {
 }
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+template <class T> std::string sql_array(const std::vector<T>& values) { return fmt::format("{{{}}}", fmt::join(values, ",")); }
 
 }  // namespace
 
@@ -149,38 +152,27 @@ public:
     return view;
   }
 
-  placement_view take(session& s, partition_id partition) {
-    std::int64_t owner = 0, epoch = 0;
-    bool may = false;
-    {
-      pqxx::nontransaction tx{s.conn};
-      const auto rows = tx.exec_prepared("judge_owner", partition, id_.load());
-      if (!rows.empty()) {
-        owner = rows[0][0].as<std::int64_t>();
-        epoch = rows[0][1].as<std::int64_t>();
-        may = rows[0][2].as<bool>();
-      }
-    }
-    std::int64_t taken_at = 0;
-    if (may) {
-      // A superseded holder that is paused keeps its row locks for as long as its sessions live.
-      if (owner != 0 && owner != id_ && (owner != sessions_ended_of_ || now_ms() - sessions_ended_ms_ > end_again_ms)) {
-        end_sessions(s, owner);
-        sessions_ended_of_ = owner;
-        sessions_ended_ms_ = now_ms();
-      }
+  placement_view take(session& s, const std::vector<partition_id>& wanted) {
+    auto takeable = judged(s, wanted);
+    for (const auto& p : takeable) end_sessions_of_superseded(s, p.owner);
+    auto taken = take_unlocked(s, takeable);
+    if (!takeable.empty()) {
+      // A session that was just ended holds its locks for a moment yet. What one of them is worth waiting for is
+      // over for all of them then; what is locked still is asked for again, and judged anew.
+      const auto first = std::move(takeable.front());
+      takeable.erase(takeable.begin());
       try {
-        const auto rows = pqxx::nontransaction{s.conn}.exec_prepared("take", partition, id_.load(), owner, epoch);
-        if (!rows.empty()) taken_at = rows[0][0].as<std::int64_t>();
+        if (!pqxx::nontransaction{s.conn}.exec_prepared("take", first.id, id_.load(), first.owner, first.epoch).empty())
+          taken.push_back(first.id);
       } catch (const std::exception& e) {
-        // Somebody holds the row: asked again, it is judged anew.
         if (classify(e, s.conn.is_open()).kind != sql_failure::what::contended) throw;
-        taken_at = 0;
       }
+      for (auto id : take_unlocked(s, takeable)) taken.push_back(id);
     }
     auto view = placement(s);
-    view.taken = taken_at != 0;
-    if (view.taken) spdlog::info("lease: took partition {} at epoch {}", partition, taken_at);
+    view.taken = std::move(taken);
+    std::sort(view.taken.begin(), view.taken.end());
+    if (!view.taken.empty()) spdlog::info("lease: took {} of {} partitions: {}", view.taken.size(), wanted.size(), fmt::join(view.taken, ", "));
     return view;
   }
 
@@ -255,6 +247,39 @@ private:
     registered_in_ = work_->incarnation;
     for (auto id : former) end_sessions(*work_, id);
     return {};
+  }
+
+  /// Those that may be taken, by the database's clock and locks, as they are now.
+  std::vector<partition_row> judged(session& s, const std::vector<partition_id>& wanted) {
+    std::vector<partition_row> may;
+    for (const auto& row : pqxx::nontransaction{s.conn}.exec_prepared("judge_owners", sql_array(wanted), id_.load()))
+      may.push_back({row[0].as<partition_id>(), row[1].as<instance_id>(), row[2].as<epoch_t>(), 0});
+    return may;
+  }
+
+  /// Takes those whose rows nobody has locked, and leaves the others in `takeable`.
+  std::vector<partition_id> take_unlocked(session& s, std::vector<partition_row>& takeable) {
+    if (takeable.empty()) return {};
+    std::vector<std::int64_t> ids, owners, epochs;
+    for (const auto& p : takeable) {
+      ids.push_back(p.id);
+      owners.push_back(p.owner);
+      epochs.push_back(p.epoch);
+    }
+    std::vector<partition_id> taken;
+    for (const auto& row : pqxx::nontransaction{s.conn}.exec_prepared("take_unlocked", id_.load(), sql_array(ids),
+                                                                      sql_array(owners), sql_array(epochs)))
+      taken.push_back(row[0].as<partition_id>());
+    std::erase_if(takeable, [&](const partition_row& p) { return std::find(taken.begin(), taken.end(), p.id) != taken.end(); });
+    return taken;
+  }
+
+  /// A superseded holder that is paused keeps its row locks for as long as its sessions live.
+  void end_sessions_of_superseded(session& s, instance_id owner) {
+    if (owner == 0 || owner == id_ || (owner == sessions_ended_of_ && now_ms() - sessions_ended_ms_ <= end_again_ms)) return;
+    end_sessions(s, owner);
+    sessions_ended_of_ = owner;
+    sessions_ended_ms_ = now_ms();
   }
 
   void end_sessions(session& s, std::int64_t of) {
@@ -413,8 +438,8 @@ instance_id lease_store::id() const { return impl_->id_; }
 void lease_store::renew(renew_lease what, std::function<void(placement_view)> then) {
   impl_->push({[this, what](sql::session& s) { return impl_->renewed(s, what); }, std::move(then)});
 }
-void lease_store::take(take_partition what, std::function<void(placement_view)> then) {
-  impl_->push({[this, what](sql::session& s) { return impl_->take(s, what.partition); }, std::move(then)});
+void lease_store::take(take_partitions what, std::function<void(placement_view)> then) {
+  impl_->push({[this, what = std::move(what)](sql::session& s) { return impl_->take(s, what.partitions); }, std::move(then)});
 }
 void lease_store::release(release_partition what, std::function<void(placement_view)> then) {
   impl_->push({[this, what](sql::session& s) { return impl_->release(s, what); }, std::move(then)});

@@ -38,7 +38,7 @@ public:
 
   /// Each answers once, on the lease store's thread.
   void renew(renew_lease what, std::function<void(placement_view)> then);
-  void take(take_partition what, std::function<void(placement_view)> then);
+  void take(take_partitions what, std::function<void(placement_view)> then);
   void release(release_partition what, std::function<void(placement_view)> then);
   void judge(judge_instance what, std::function<void(placement_view)> then);
 

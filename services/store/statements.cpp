@@ -309,11 +309,13 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
              (SELECT coalesce(jsonb_agg(jsonb_build_array(id, owner, epoch, revision) ORDER BY id), '[]') FROM partition))");
     // May it be taken: nobody's, ours, or of an instance that is gone, expired or dead (its lock can be had).
     // The lock is probed only when nothing else decides: it is shared, so that two who probe do not meet.
-    out.emplace_back("judge_owner", R"(
-      SELECT p.owner, p.epoch,
-             CASE WHEN p.owner = 0 OR p.owner = $2 OR i.id IS NULL OR i.expires_at <= now() THEN true
-                  ELSE pg_try_advisory_xact_lock_shared(1463898707, i.id::integer) END
-      FROM partition p LEFT JOIN instance i ON i.id = p.owner WHERE p.id = $1)");
+    out.emplace_back("judge_owners", R"(
+      SELECT p.id, p.owner, p.epoch
+      FROM partition p LEFT JOIN instance i ON i.id = p.owner
+      WHERE p.id = ANY ($1::integer[])
+        AND CASE WHEN p.owner = 0 OR p.owner = $2 OR i.id IS NULL OR i.expires_at <= now() THEN true
+                 ELSE pg_try_advisory_xact_lock_shared(1463898707, i.id::integer) END
+      ORDER BY p.id)");
     // Its row says so to everybody. A row that is being renewed at this moment is somebody's who lives.
     out.emplace_back("end_lease_of_dead", R"(
       WITH suspect AS (
@@ -329,6 +331,14 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       UPDATE partition SET owner = $2, epoch = epoch + 1 WHERE id = $1 AND owner = $3 AND epoch = $4
         AND EXISTS (SELECT FROM instance WHERE id = $2 AND expires_at > now())
       RETURNING epoch)");
+    out.emplace_back("take_unlocked", R"(
+      WITH free AS (
+        SELECT p.id FROM partition p
+        JOIN unnest($2::integer[], $3::bigint[], $4::bigint[]) AS judged (id, owner, epoch) USING (id, owner, epoch)
+        ORDER BY p.id FOR UPDATE OF p SKIP LOCKED)
+      UPDATE partition SET owner = $1, epoch = epoch + 1 FROM free WHERE partition.id = free.id
+        AND EXISTS (SELECT FROM instance WHERE instance.id = $1 AND expires_at > now())
+      RETURNING partition.id)");
     out.emplace_back("release", "UPDATE partition SET owner = 0 WHERE id = $1 AND owner = $2 AND epoch = $3");
     return out;
   }();

@@ -22,7 +22,7 @@ struct lease_table {
   std::set<instance_id> dead;  ///< their locks can be had
   std::vector<std::pair<caf::typed_response_promise<placement_view>, placement_view>> held_back;
 
-  placement_view say(bool renewed, bool taken = false) const {
+  placement_view say(bool renewed, std::vector<partition_id> taken = {}) const {
     placement_view v = table;
     if (away) {
       v = {};
@@ -30,7 +30,7 @@ struct lease_table {
       return v;
     }
     v.renewed = renewed;
-    v.taken = taken;
+    v.taken = std::move(taken);
     return v;
   }
 };
@@ -52,14 +52,16 @@ caf::behavior lease_table_actor(caf::event_based_actor* self, lease_table* t) {
           if (i.id == t->me && !t->away) i.bus_ok = r.bus_ok, i.draining = r.draining;
         return answer(t->say(true));
       },
-      [=](const take_partition& q) {
-        auto& row = t->table.partitions.at(static_cast<std::size_t>(q.partition));
-        const bool free = row.owner == 0 && !t->away;
-        if (free) {
+      [=](const take_partitions& q) {
+        std::vector<partition_id> taken;
+        for (auto id : q.partitions) {
+          auto& row = t->table.partitions.at(static_cast<std::size_t>(id));
+          if (row.owner != 0 || t->away) continue;
           row.owner = t->me;
           ++row.epoch;
+          taken.push_back(id);
         }
-        return answer(t->say(false, free));
+        return answer(t->say(false, std::move(taken)));
       },
       [=](const release_partition& q) {
         auto& row = t->table.partitions.at(static_cast<std::size_t>(q.partition));

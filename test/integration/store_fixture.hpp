@@ -142,9 +142,10 @@ struct instance {
     std::unique_lock lock{mutex};
     return changed.wait_for(lock, limit, f);
   }
-  placement_view take(partition_id p) {
+  placement_view take(partition_id p) { return take_all({p}); }
+  placement_view take_all(std::vector<partition_id> p) {
     std::promise<placement_view> done;
-    lease.take({p}, [&](placement_view v) { done.set_value(std::move(v)); });
+    lease.take({std::move(p)}, [&](placement_view v) { done.set_value(std::move(v)); });
     return get(done.get_future());
   }
   placement_view renew() {
@@ -155,7 +156,7 @@ struct instance {
   epoch_t own(partition_id p) {
     const auto v = take(p);
     REQUIRE(v.error == "");
-    REQUIRE(v.taken);
+    REQUIRE_FALSE(v.taken.empty());
     return v.partitions.at(static_cast<std::size_t>(p)).epoch;
   }
   std::future<save_result> begin(save_request r) {

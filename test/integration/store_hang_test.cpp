@@ -60,7 +60,7 @@ std::vector<std::pair<std::string, std::future<void>>> ask_everything(instance& 
   a.s->next_gateway_stream(answered("next_gateway_stream"));
   a.s->purge(answered("purge"));
   a.lease.renew({}, answered("renew_lease"));
-  a.lease.take({home}, answered("take_partition"));
+  a.lease.take({{home}}, answered("take_partitions"));
   a.lease.judge({a.lease.id()}, answered("judge_instance"));
   a.lease.release({home, epoch}, answered("release_partition"));
   return out;
@@ -289,8 +289,8 @@ TEST_CASE("a holder that is paused inside a transaction blocks nobody beyond its
       [&] {
         b.renew();
         const auto v = b.take(reserved);
-        if (v.taken) epoch = v.partitions.at(reserved).epoch;
-        return v.taken;
+        if (!v.taken.empty()) epoch = v.partitions.at(reserved).epoch;
+        return !v.taken.empty();
       },
       20s));
   // It is the takeover that ended the session, and not the server's patience with it, which is longer.

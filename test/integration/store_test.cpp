@@ -475,7 +475,7 @@ TEST_CASE("a superseded holder writes nothing") {
 
   SECTION("after its lease has ended") {
     instance b{db, "b"};
-    CHECK_FALSE(b.take(home).taken);
+    CHECK(b.take(home).taken.empty());
     db.exec("UPDATE instance SET expires_at = now() - interval '1 second' WHERE name = 'a'");
     const auto later = b.own(home);
     CHECK(later == epoch + 1);
@@ -500,10 +500,31 @@ TEST_CASE("a superseded holder writes nothing") {
     instance b{db, "b"};
     db.exec("UPDATE instance SET expires_at = now() - interval '1 second' WHERE name = 'a'");
     // The ended session lets go a moment later.
-    for (int i = 0; i < 10 && !b.take(home).taken; ++i) {
+    for (int i = 0; i < 10 && b.take(home).taken.empty(); ++i) {
     }
     CHECK(db.value<std::int64_t>("SELECT owner FROM partition WHERE id = " + std::to_string(home)) == b.lease.id());
   }
+}
+
+TEST_CASE("of many partitions those are taken that may be, and one that is locked keeps none of the others") {
+  database db;
+  instance a{db, "a"}, b{db, "b"};
+  const std::vector<partition_id> wanted{1, 2, 3, 4, 5};
+  db.exec("INSERT INTO instance (id, name, expires_at) VALUES (900, 'dead', now() - interval '1 second')");
+  db.exec("UPDATE partition SET owner = 900, epoch = 4 WHERE id IN (1, 2)");
+  b.own(3);  // alive: its own
+  pqxx::connection rival{db.conninfo};
+  {
+    pqxx::work tx{rival};
+    tx.exec("SELECT FROM partition WHERE id = 1 FOR UPDATE");
+    const auto view = a.take_all(wanted);
+    CHECK(view.taken == std::vector<partition_id>{2, 4, 5});
+    CHECK(view.partitions.at(2).epoch == 5);
+    CHECK(view.partitions.at(2).owner == a.lease.id());
+    CHECK(view.partitions.at(3).owner == b.lease.id());
+    CHECK(view.partitions.at(1).owner == 900);
+  }
+  CHECK(a.take_all(wanted).taken == std::vector<partition_id>{1, 2, 4, 5});  // what is ours gets a new epoch, as when taken alone
 }
 
 TEST_CASE("a dead instance is succeeded at once, a live name is refused") {

@@ -102,7 +102,7 @@ public:
   }
 
   // ---- instances and partitions ----
-  placement_view view(bool renewed = false, bool taken = false) const;
+  placement_view view(bool renewed = false, std::vector<partition_id> taken = {}) const;
   placement_view renew(instance_id me, const renew_lease& q, std::int64_t ttl_ms);
   /// Whether it may be taken from whoever has it.
   bool judge_owner(instance_id me, partition_id partition) const;

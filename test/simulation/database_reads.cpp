@@ -117,10 +117,10 @@ changes database::fetch(const fetch_changes& q) const {
 
 // ---- instances and partitions ----
 
-placement_view database::view(bool renewed, bool taken) const {
+placement_view database::view(bool renewed, std::vector<partition_id> taken) const {
   placement_view v;
   v.renewed = renewed;
-  v.taken = taken;
+  v.taken = std::move(taken);
   v.incarnation = now.incarnation;
   for (const auto& [id, i] : now.instances)
     v.instances.push_back({.id = id, .name = i.name, .started_at_ms = i.started_at_ms, .expires_at_ms = i.expires_at_ms,

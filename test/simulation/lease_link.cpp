@@ -116,21 +116,24 @@ void lease_link::renew(const renew_lease& q, std::function<void(placement_view)>
         .then = std::move(then)});
 }
 
-void lease_link::take(const take_partition& q, std::function<void(placement_view)> then) {
-  auto judged = std::make_shared<std::optional<partition_row>>();
+void lease_link::take(const take_partitions& q, std::function<void(placement_view)> then) {
+  auto judged = std::make_shared<std::vector<partition_row>>();
   push({.run = [q, judged](lease_link& l) -> std::optional<placement_view> {
           auto& db = l.to_.db;
-          if (!*judged) {
-            if (!db.judge_owner(l.to_.me, q.partition)) return db.view();
-            *judged = db.now.partitions.at(q.partition);
+          if (judged->empty()) {
+            for (auto id : q.partitions)
+              if (db.judge_owner(l.to_.me, id)) judged->push_back(db.now.partitions.at(id));
             // A superseded holder that is paused keeps its row locks for as long as its sessions live.
-            if ((*judged)->owner != 0 && (*judged)->owner != l.to_.me) db.end_sessions((*judged)->owner);
+            for (const auto& p : *judged)
+              if (p.owner != 0 && p.owner != l.to_.me) db.end_sessions(p.owner);
+            if (judged->empty()) return db.view();
             return std::nullopt;
           }
-          const bool taken = db.take(l.to_.me, q.partition, **judged);
-          judged->reset();  // asked again, it is judged anew
-          if (taken) l.to_.time.record("take", fmt::format("{} by {}", q.partition, l.to_.me));
-          return db.view(false, taken);
+          std::vector<partition_id> taken;
+          for (const auto& p : std::exchange(*judged, {}))  // asked again, they are judged anew
+            if (db.take(l.to_.me, p.id, p)) taken.push_back(p.id);
+          for (auto id : taken) l.to_.time.record("take", fmt::format("{} by {}", id, l.to_.me));
+          return db.view(false, std::move(taken));
         },
         .then = std::move(then)});
 }

@@ -32,7 +32,7 @@ public:
   void leave();
 
   void renew(const renew_lease& q, std::function<void(placement_view)> then);
-  void take(const take_partition& q, std::function<void(placement_view)> then);
+  void take(const take_partitions& q, std::function<void(placement_view)> then);
   void release(const release_partition& q, std::function<void(placement_view)> then);
   void judge(const judge_instance& q, std::function<void(placement_view)> then);
 

@@ -151,7 +151,7 @@ caf::behavior process::edge(caf::event_based_actor* self) {
       [=](const find_answer& q) { return store.template operator()<save_result>(q); },
       [=](const fetch_changes& q) { return store.template operator()<changes>(q); },
       [=, this](const renew_lease& q) { return lease([&](auto then) { leases_->renew(q, std::move(then)); }); },
-      [=, this](const take_partition& q) { return lease([&](auto then) { leases_->take(q, std::move(then)); }); },
+      [=, this](const take_partitions& q) { return lease([&](auto then) { leases_->take(q, std::move(then)); }); },
       [=, this](const release_partition& q) { return lease([&](auto then) { leases_->release(q, std::move(then)); }); },
       [=, this](const judge_instance& q) { return lease([&](auto then) { leases_->judge(q, std::move(then)); }); },
       [=, this](const bus_request& q) {
