@@ -254,7 +254,7 @@ struct agent::impl {
       asio::post(io, [this, generation, error] { carry_out(control->saved(now_is(), generation, error)); });
     });
   }
-  void perform(const set_changed&) { follow_set(); }
+  void perform(const set_changed& a) { follow_set(a.touched); }
   void perform(const end_agent& a) {
     if (a.clean) {
       spdlog::info("stopping");
@@ -270,9 +270,9 @@ struct agent::impl {
     else spdlog::info("{}", a.text);
   }
 
-  void follow_set() {
-    gateways->attach(control->held());
-    targets.attach(control->held(), now_is().steady_ms);
+  void follow_set(const touched_keys& touched = {}) {
+    gateways->attach(control->held(), touched);
+    targets.attach(control->held(), now_is().steady_ms, touched);
     dial_due();
   }
 

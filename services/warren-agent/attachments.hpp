@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "warren/bus/v1/bus.pb.h"
 
@@ -23,6 +24,9 @@ struct attachment_key {
   std::int64_t tunnel_generation = 0;
   auto operator<=>(const attachment_key&) const = default;
 };
+
+/// Which attachments a change of the set may have touched. None said: perhaps all.
+using touched_keys = std::optional<std::vector<attachment_key>>;
 
 /// What a command did to the set.
 enum class applied : std::uint8_t {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <charconv>
+#include <limits>
 #include <optional>
 
 #include <boost/asio/ip/v6_only.hpp>
@@ -362,24 +363,36 @@ void proxy::ended(const std::shared_ptr<connection>& one) {
   connections_.erase(one);
 }
 
-void proxy::attach(const attachment_set& set) {
-  decltype(routes_) next;
-  for (const auto& [key, attachment] : set.all())
-    for (const auto& rule : attachment.rules())
-      if (auto to = parse_target(rule.target(), rule.tls_verify())) next.emplace(route{key, rule.index()}, std::move(*to));
-  const auto before = std::exchange(routes_, std::move(next));
-
-  std::vector<route> gone;
-  for (const auto& [at, open] : by_route_) {
-    const auto still = routes_.find(at);
-    if (still == routes_.end() || still->second != before.at(at)) gone.push_back(at);
+void proxy::attach(const attachment_set& set, const touched_keys& touched) {
+  std::set<attachment_key> keys;
+  if (touched) {
+    keys.insert(touched->begin(), touched->end());
+  } else {
+    for (const auto& [at, to] : routes_) keys.insert(at.key);
+    for (const auto& [key, attachment] : set.all()) keys.insert(key);
   }
-  for (const auto& at : gone) {
+
+  std::vector<std::pair<route, target>> gone;  // with where it led
+  for (const auto& key : keys) {
+    std::map<route, target> next;
+    if (const auto* attachment = set.find(key.tunnel_uid, key.tunnel_generation))
+      for (const auto& rule : attachment->rules())
+        if (auto to = parse_target(rule.target(), rule.tls_verify())) next.emplace(route{key, rule.index()}, std::move(*to));
+    auto at = routes_.lower_bound({key, std::numeric_limits<int>::min()});
+    while (at != routes_.end() && at->first.key == key) {
+      const auto still = next.find(at->first);
+      if ((still == next.end() || still->second != at->second) && by_route_.contains(at->first)) gone.emplace_back(*at);
+      at = routes_.erase(at);
+    }
+    routes_.merge(next);
+  }
+
+  for (const auto& [at, led_to] : gone) {
     auto open = std::move(by_route_.extract(at).mapped());
     const route* heir = nullptr;
     for (auto other = routes_.lower_bound({{at.key.tunnel_uid, 0}, 0});
          other != routes_.end() && other->first.key.tunnel_uid == at.key.tunnel_uid; ++other)
-      if (other->first.rule == at.rule && other->second == before.at(at)) heir = &other->first;
+      if (other->first.rule == at.rule && other->second == led_to) heir = &other->first;
     for (const auto& one : open) {
       if (heir != nullptr) {
         one->move_to(*heir);

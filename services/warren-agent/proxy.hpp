@@ -49,7 +49,8 @@ public:
 
   /// Connections of what is attached no longer end at once, unless another generation of the same tunnel has the
   /// same rule with the same target: that one takes them over.
-  void attach(const attachment_set& set);
+  /// Costs as much as what may have changed, not as the whole set.
+  void attach(const attachment_set& set, const touched_keys& touched = {});
   void stop_accepting();
   void close_all();
   proxy_counts counts() const;

@@ -21,6 +21,17 @@ constexpr std::int64_t heartbeat_spread_percent = 10;
 
 std::string bytes_of(const google::protobuf::MessageLite& message) { return message.SerializeAsString(); }
 
+touched_keys touched_by(const busv1::AgentCommand& command) {
+  std::vector<attachment_key> keys;
+  if (command.has_attach())
+    for (const auto& one : command.attach().attachments()) keys.push_back({one.tunnel_uid(), one.tunnel_generation()});
+  else if (command.has_detach())
+    for (const auto& one : command.detach().tunnels()) keys.push_back({one.tunnel_uid(), one.tunnel_generation()});
+  else
+    return std::nullopt;
+  return keys;
+}
+
 }  // namespace
 
 std::string_view to_string(phase p) {
@@ -318,7 +329,7 @@ void session::take(moment now, applied how, const busv1::AgentCommand& command, 
     if (command.has_attach()) remember_step(command.attach());
     else if (command.has_detach()) remember_step(command.detach());
     else forget_steps();
-    out.push_back(set_changed{});
+    out.push_back(set_changed{touched_by(command)});
   }
   if (!reply_to.empty()) {
     // Repeats of a command that waits for the disk get one answer, on the newest inbox.

@@ -42,7 +42,7 @@ struct save_set {
   std::string text;
 };
 /// held() has changed: proxy and target table follow.
-struct set_changed {};
+struct set_changed { touched_keys touched; };
 /// For good; `clean` false: exit with an error.
 struct end_agent { bool clean = true; std::string why; };
 struct say { bool important = false; std::string text; };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include <arpa/inet.h>
 
@@ -96,40 +97,68 @@ void target_table::mark(const entry& e) {
   ++version_;
 }
 
-void target_table::attach(const attachment_set& set, std::int64_t now_ms) {
-  decltype(rules_) wanted;
-  for (const auto& [key, attachment] : set.all())
-    for (const auto& rule : attachment.rules())
-      wanted.insert_or_assign({key, rule.index()}, parse_target(rule.target(), rule.tls_verify()));
-  if (wanted == rules_) return;
-  ++version_;
+void target_table::lead_away(const std::pair<attachment_key, int>& where, const target& from) {
+  const auto e = entries_.find(from);
+  e->second.rules.erase(where);
+  if (!e->second.rules.empty()) return;
+  schedule(e->first, e->second, std::nullopt);
+  if (e->second.dialling) --dialling_;
+  entries_.erase(e);
+}
 
-  for (const auto& [where, old_target] : rules_) {
-    const auto at = wanted.find(where);
-    if (at != wanted.end() && at->second == old_target) continue;
-    if (!old_target) continue;
-    const auto e = entries_.find(*old_target);
-    e->second.rules.erase(where);
-    if (e->second.rules.empty()) {
-      schedule(e->first, e->second, std::nullopt);
-      if (e->second.dialling) --dialling_;
-      entries_.erase(e);
+/// What one attachment's rules lead to now. True: something has changed.
+bool target_table::follow(const attachment_key& key, const busv1::Attachment* attachment, std::int64_t now_ms) {
+  std::map<int, std::optional<target>> wanted;
+  if (attachment != nullptr)
+    for (const auto& rule : attachment->rules()) wanted.insert_or_assign(rule.index(), parse_target(rule.target(), rule.tls_verify()));
+
+  // What they lead to first, so that a target that only changes its rule keeps its state.
+  bool changed = false;
+  for (const auto& [index, to] : wanted) {
+    const std::pair where{key, index};
+    const auto [at, fresh] = rules_.try_emplace(where);
+    if (!fresh && at->second == to) continue;
+    changed = true;
+    const auto before = std::exchange(at->second, to);
+    if (to) {
+      const auto [e, unknown] = entries_.try_emplace(*to);
+      e->second.rules.insert(where);
+      if (unknown) schedule(e->first, e->second, now_ms);
+      else if (e->second.state != reach::unknown) changed_.insert(key);  // known from another rule
+    } else {
+      changed_.insert(key);
     }
+    if (before) lead_away(where, *before);
   }
-  for (const auto& [where, new_target] : wanted) {
-    const auto at = rules_.find(where);
-    if (at != rules_.end() && at->second == new_target) continue;
-    if (!new_target) {
-      changed_.insert(where.first);
+  for (auto at = rules_.lower_bound({key, std::numeric_limits<int>::min()}); at != rules_.end() && at->first.first == key;) {
+    if (wanted.contains(at->first.second)) {
+      ++at;
       continue;
     }
-    const auto [e, fresh] = entries_.try_emplace(*new_target);
-    e->second.rules.insert(where);
-    if (fresh) schedule(e->first, e->second, now_ms);
-    else if (e->second.state != reach::unknown) changed_.insert(where.first);  // known from another rule
+    changed = true;
+    if (at->second) lead_away(at->first, *at->second);
+    at = rules_.erase(at);
   }
-  rules_ = std::move(wanted);
-  std::erase_if(changed_, [&](const attachment_key& key) { return set.find(key.tunnel_uid, key.tunnel_generation) == nullptr; });
+  if (attachment == nullptr) changed_.erase(key);
+  return changed;
+}
+
+void target_table::attach(const attachment_set& set, std::int64_t now_ms, const touched_keys& touched) {
+  std::set<attachment_key> keys;
+  if (touched) {
+    keys.insert(touched->begin(), touched->end());
+  } else {
+    for (const auto& [where, to] : rules_) keys.insert(where.first);
+    for (const auto& [key, attachment] : set.all()) keys.insert(key);
+  }
+  // Those that stay first: a target of an attachment that goes may be theirs as well.
+  bool changed = false;
+  for (const bool held : {true, false})
+    for (const auto& key : keys) {
+      const auto* attachment = set.find(key.tunnel_uid, key.tunnel_generation);
+      if ((attachment != nullptr) == held) changed |= follow(key, attachment, now_ms);
+    }
+  if (changed) ++version_;
 }
 
 std::vector<target> target_table::due(std::int64_t now_ms) {

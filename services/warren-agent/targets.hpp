@@ -41,7 +41,8 @@ inline constexpr std::size_t probes_max = 64;  // dials of targets at a time tha
 class target_table {
 public:
   /// Keeps the states of targets that stay, dials those that are new, forgets the others.
-  void attach(const attachment_set& set, std::int64_t now_ms);
+  /// Costs as much as what may have changed, not as the whole set.
+  void attach(const attachment_set& set, std::int64_t now_ms, const touched_keys& touched = {});
 
   /// Targets to be dialled, each handed out once until its `dialled`.
   std::vector<target> due(std::int64_t now_ms);
@@ -71,6 +72,8 @@ private:
   };
   void schedule(const target& t, entry& e, std::optional<std::int64_t> at);
   void mark(const entry& e);
+  bool follow(const attachment_key& key, const busv1::Attachment* attachment, std::int64_t now_ms);
+  void lead_away(const std::pair<attachment_key, int>& where, const target& from);
 
   std::map<target, entry> entries_;
   std::set<std::pair<std::int64_t, target>> queue_;  // by time

@@ -133,8 +133,20 @@ struct rig {
     loop.join();
   }
   void attach(const attachment_set& set) {
-    on_loop([&] { server->attach(set); return 0; });
+    touched_keys touched;
+    if (by_steps) {
+      touched.emplace();
+      for (const attachment_set* each : std::initializer_list<const attachment_set*>{&last, &set})
+        for (const auto& [at_key, attachment] : each->all()) {
+          const auto* other = (each == &last ? set : last).find(at_key.tunnel_uid, at_key.tunnel_generation);
+          if (other == nullptr || other->SerializeAsString() != attachment.SerializeAsString()) touched->push_back(at_key);
+        }
+    }
+    last = set;
+    on_loop([&] { server->attach(set, touched); return 0; });
   }
+  bool by_steps = false;  ///< says what has changed, as a command does; else the whole set, as a hello does
+  attachment_set last;
 };
 
 struct visitor {
@@ -221,6 +233,7 @@ TEST_CASE("a target that is down is a 503 with its words, and is told at once") 
 TEST_CASE("detaching ends the tunnel's connections and nobody else's, also with one target behind both") {
   origin o;
   rig r;
+  r.by_steps = GENERATE(false, true);
   const auto to = "http://" + local(o.port());
   r.attach(attached({{{"a", 1}, to}, {{"b", 1}, to}}));
   visitor a{r}, b{r};
@@ -238,6 +251,7 @@ TEST_CASE("detaching ends the tunnel's connections and nobody else's, also with 
 TEST_CASE("a generation's connections go over to another one with the same target, and end with another target") {
   origin o;
   rig r;
+  r.by_steps = GENERATE(false, true);
   const auto to = "http://" + local(o.port());
   r.attach(attached({{{"a", 1}, to}}));
   visitor a{r};

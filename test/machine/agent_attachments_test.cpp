@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <random>
 
 #include <sys/stat.h>
 
@@ -222,4 +224,55 @@ TEST_CASE("a target is dialled at once, and after failures with delays that doub
   table.attach({}, now);
   CHECK_FALSE(table.deadline());
   CHECK(table.states().empty());
+}
+
+TEST_CASE("a table that is told what changed is what it would be if it were told everything") {
+  std::mt19937 random{GENERATE(1u, 2u, 3u)};
+  const auto any = [&](int below) { return static_cast<int>(random() % static_cast<unsigned>(below)); };
+  target_table by_steps, whole;
+  std::map<attachment_key, busv1::Attachment> held;
+  std::int64_t now = 1'000;
+  for (std::int64_t generation = 1; generation <= 400; ++generation) {
+    touched_keys touched{std::in_place};
+    for (int n = 1 + any(3); n > 0; --n) {
+      const attachment_key key{"u" + std::to_string(any(4)), 1 + any(3)};
+      touched->push_back(key);
+      if (any(3) == 0) {
+        held.erase(key);
+        continue;
+      }
+      busv1::Attachment one;
+      one.set_tunnel_uid(key.tunnel_uid);
+      one.set_tunnel_generation(key.tunnel_generation);
+      for (int index = 0; index <= any(3); ++index) {
+        auto& rule = *one.add_rules();
+        rule.set_index(index);
+        rule.set_target(any(5) == 0 ? "no URL" : "http://host-" + std::to_string(any(4)));
+      }
+      held[key] = one;
+    }
+    busv1::AttachmentSet said;
+    said.set_generation(generation);
+    for (const auto& [key, one] : held) *said.add_attachments() = one;
+    attachment_set set;
+    set.apply(said, true);
+    by_steps.attach(set, now, touched);
+    whole.attach(set, now);
+
+    const auto due = by_steps.due(now);
+    REQUIRE(due == whole.due(now));
+    for (const auto& to : due) {
+      const std::string words = any(2) == 0 ? "refused" : "";
+      REQUIRE(by_steps.dialled(to, words, true, now) == whole.dialled(to, words, true, now));
+    }
+    const auto text = [](const std::vector<busv1::TargetState>& all) {
+      std::string out;
+      for (const auto& each : all) out += each.ShortDebugString() + "\n";
+      return out;
+    };
+    REQUIRE(text(by_steps.states()) == text(whole.states()));
+    if (any(4) == 0) REQUIRE(text(by_steps.take_changed()) == text(whole.take_changed()));
+    REQUIRE(by_steps.deadline() == whole.deadline());
+    now += any(500);
+  }
 }

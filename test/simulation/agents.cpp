@@ -224,7 +224,7 @@ void agent_host::perform(warren::agent::save_set& a) {
   });
 }
 
-void agent_host::perform(warren::agent::set_changed&) { targets_->attach(session_->held(), now().steady_ms); }
+void agent_host::perform(warren::agent::set_changed& c) { targets_->attach(session_->held(), now().steady_ms, c.touched); }
 
 void agent_host::perform(warren::agent::end_agent& a) {
   if (on_end) on_end(a.why);
