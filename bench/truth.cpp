@@ -164,7 +164,13 @@ int main(int argc, char** argv) {
         act();
         const auto said = watch.await("t0", to_ready ? word::yes : word::no, begun);
         const auto seen = visitor.await(shows, begun, patience);
-        if (!said || !seen) throw stack::stack_error(fmt::format("{}: {} is not seen", what, said ? "the change for visitors" : "the word"));
+        if (!said || !seen) {
+          std::map<int, int> got;
+          for (const auto& g : visitor.since(begun)) ++got[g.status];
+          std::string answers;
+          for (const auto& [status, count] : got) answers += fmt::format(" {} × {}", count, status);
+          throw stack::stack_error(fmt::format("{}: {} is not seen; visitors got{}", what, said ? "the change for visitors" : "the word", answers));
+        }
         const auto ms = ms_between(*said, seen->answered);
         apart[what].add(std::abs(ms));
         if (by_decision) decided.add(std::abs(ms));

@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <poll.h>
 #include <pwd.h>
+#include <linux/close_range.h>
 #include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -171,6 +172,8 @@ process::process(program p) : program_{std::move(p)} {
       ::sigprocmask(SIG_SETMASK, &none, nullptr);
       if (user && ::chdir("/") != 0)
         ok = false;
+      // Sockets of libraries have no O_CLOEXEC: a child that inherits where we listen goes on listening.
+      ok = ok && ::syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC) == 0;
       if (ok)
         ::execve(program_.path.c_str(), argv.data(), envp.data());
       if (ok && errno == EACCES)
