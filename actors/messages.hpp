@@ -74,7 +74,8 @@ struct changes {
 
 // ---- placement's part of the store ----
 
-struct renew_lease { bool bus_ok = true; bool draining = false; };
+/// `drain_asked`: who wants it to drain, for the audit trail, which says so once.
+struct renew_lease { bool bus_ok = true; bool draining = false; std::optional<audit_entry> drain_asked = {}; };
 /// Takes those of them that may be taken (actors/placement/README.md); at most limits::takes_max, without repetition.
 struct take_partitions { std::vector<partition_id> partitions; };
 struct release_partition { partition_id partition = 0; epoch_t epoch = 0; };

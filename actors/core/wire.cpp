@@ -261,7 +261,8 @@ problem judge_lease_notice(bus::v1::LeaseNotice& notice) {
   if (std::find(known.begin(), known.end(), notice.what()) == known.end())
     return field_error("what", "is none of alive, released, taken, leaving, drain");
   return first_of(not_negative(notice.instance(), "instance"), not_negative(notice.partition(), "partition"),
-                  not_negative(notice.successor(), "successor"));
+                  not_negative(notice.successor(), "successor"), not_negative(notice.epoch(), "epoch"),
+                  word(notice.principal(), caller_bytes_max, "principal"), word(notice.remote(), caller_bytes_max, "remote"));
 }
 
 problem judge_api_command(core::v1::Command& command) {

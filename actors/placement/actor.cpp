@@ -193,6 +193,26 @@ void act(self_ptr self) {
   }
 }
 
+/// Of what a statement of ours has taken, what somebody else had.
+std::vector<partition_id> taken_from_others(const actor_state& s, const placement_view& after) {
+  std::vector<partition_id> out;
+  for (auto id : after.taken)
+    for (const auto& before : s.view.partitions)
+      if (before.id == id && before.owner != 0 && before.owner != s.ctx.me) out.push_back(id);
+  return out;
+}
+
+/// Their former owner may have lost the database, and answer that it is away for as long as its lease lasts.
+void tell_taken(self_ptr self, const std::vector<partition_id>& ids) {
+  for (auto id : ids) {
+    const auto runs = self->state.epochs.find(id);
+    if (runs == self->state.epochs.end()) continue;
+    auto n = notice(self, "taken", id);
+    n.set_epoch(runs->second);
+    tell(self, n);
+  }
+}
+
 void take_next(self_ptr self) {
   auto& s = self->state;
   if (s.taking) return;
@@ -209,8 +229,10 @@ void take_next(self_ptr self) {
             st.taking = false;
             for (auto id : some) std::erase(st.to_take, id);
             if (view.error.empty()) {
+              const auto from_others = taken_from_others(st, view);
               learn(self, view);
               changed(self);
+              tell_taken(self, from_others);
             } else {
               st.to_take.clear();  // the next renewal plans anew
             }
@@ -304,9 +326,11 @@ void renew(self_ptr self, bool news) {
   s.renewing = true;
   s.renew_once_more = false;
   const auto sent = steady_ms(self);
-  self->request(s.ctx.leases, caf::infinite, renew_lease{s.bus_ok, s.draining})
+  renew_lease what{s.bus_ok, s.draining};
+  if (s.draining) what.drain_asked = s.drain_asked;
+  self->request(s.ctx.leases, caf::infinite, what)
       .then(
-          [self, sent](const placement_view& view) {
+          [self, sent, said = what.drain_asked.has_value()](const placement_view& view) {
             auto& st = self->state;
             st.renewing = false;
             const auto now = steady_ms(self);
@@ -325,6 +349,7 @@ void renew(self_ptr self, bool news) {
             const auto until = sent + st.ctx.lease.count();
             if (until <= now) return renew(self);  // over before we heard of it
             st.lease_until_ms = until;
+            if (said) st.drain_asked.reset();
             const bool first = !st.held;
             st.held = true;
             self->delayed_send(self, millis{until - now}, wake_up{lease_end});
@@ -407,11 +432,21 @@ void heard(self_ptr self, const bus_message& m) {
     if (n->instance() != s.ctx.me) return;
     if (!m.reply_to.empty()) tell(self, notice(self, "leaving"), m.reply_to);
     if (s.draining) return;
+    if (!n->principal().empty())
+      s.drain_asked = audit_entry{"", "DrainInstance", "instances/" + std::to_string(s.ctx.me), n->principal(), n->remote(), "",
+                                  R"({"draining": false})", R"({"draining": true})"};
     if (s.ctx.on_drain_asked) return s.ctx.on_drain_asked();
     return begin_drain(self);
   }
   if (n->instance() == s.ctx.me) return;
   if (!s.others.heard(n->instance(), steady_ms(self))) look_at_table(self);
+  if (n->what() == "taken") {
+    const auto ours = s.epochs.find(n->partition());
+    if (ours == s.epochs.end() || ours->second >= n->epoch()) return;
+    spdlog::warn("partition {} has moved, says instance {}", n->partition(), n->instance());
+    stop(self, n->partition());
+    return changed(self);
+  }
   if (n->what() == "released" && n->successor() == s.ctx.me) {
     if (n->partition() > s.ctx.partition.partitions) return;
     s.offered[n->partition()] = m.reply_to;
@@ -425,6 +460,7 @@ void beat(self_ptr self) {
   auto& s = self->state;
   if (safe(self) && s.bus_ok && !s.renewal_failed) tell(self, notice(self, "alive"));
   judge(self);
+  if (s.others.somebody_is_deaf()) look_at_table(self);
   self->delayed_send(self, pulse_of(s.ctx.lease), wake_up{pulse});
 }
 

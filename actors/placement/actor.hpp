@@ -62,7 +62,7 @@ struct placement_context {
   lease_store_actor leases;
   partition::partition_context partition;  ///< a template: id, epoch and incarnation are filled in
   instance_id me = 0;
-  millis lease{3000};        ///< of the instance; renewed every second, or three times as often
+  millis lease{3000};        ///< of the instance; renewed every second, or three times in a shorter one
   /// Somebody asks on the bus that this instance drain; not set: it does so itself, at once. Called on the
   /// placement actor's thread; whoever sets it sends `drain` when it has done what comes before.
   std::function<void()> on_drain_asked;
@@ -84,6 +84,7 @@ struct actor_state {
   bool bus_ok = true;
   bool silence = false;
   bool draining = false;
+  std::optional<audit_entry> drain_asked;  ///< by a caller, and not in the audit trail yet
   bool renewing = false;            ///< one is under way
   bool renew_once_more = false;     ///< what it says has changed since it was sent
   bool renew_again_armed = false;

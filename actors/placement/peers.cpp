@@ -102,6 +102,10 @@ std::vector<member> peers::believed(std::vector<member> members, std::int64_t no
   return members;
 }
 
+bool peers::somebody_is_deaf() const {
+  return connected_ && std::any_of(peers_.begin(), peers_.end(), [](const auto& p) { return p.second.alive && !p.second.bus_ok; });
+}
+
 bool peers::gives_as_deaf(std::int64_t now_ms) const {
   return only_others_hear_since_ms_ && now_ms - *only_others_hear_since_ms_ >= lease_.count() * 2 / 3;
 }

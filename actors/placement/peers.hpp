@@ -43,6 +43,8 @@ public:
   /// The members as the plan shall see them: one whose lease has ended while the database was away for us as
   /// well is taken for somebody alive who drains, until it has had the time to renew it.
   std::vector<member> believed(std::vector<member> members, std::int64_t now_ms) const;
+  /// Whether somebody alive does not hear the bus: what it gives away only the table says.
+  bool somebody_is_deaf() const;
   /// Whether we, who do not hear the bus, give partitions to those who say that they do: only after both has
   /// lasted long enough for everybody to say so, as a bus that goes or returns does so for one after the other.
   bool gives_as_deaf(std::int64_t now_ms) const;

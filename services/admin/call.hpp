@@ -157,7 +157,7 @@ grpc::ServerUnaryReactor* change(context& shared, grpc::CallbackServerContext& o
   const auto request_id = caller.request_id();
   c->about(caller.method(), checked.command.project(), request_id);
   forward(
-      {shared.config.send, shared.news, shared.config.counts}, partition, std::move(checked.command), c->deadline(),
+      {shared.config.send, shared.news, shared.config.counts, shared.config.database_reached}, partition, std::move(checked.command), c->deadline(),
       [&of] { return of.IsCancelled(); },
       [c, partition, request_id, names = checked.names, render](forwarded f) {
         if (!f.reply.code().empty()) return c->finish(reply_status(f.reply, names, request_id));

@@ -88,10 +88,17 @@ private:
       case bus::request_error::none: {
         auto reply = wire::parse_api_reply(payload);
         if (!reply) return finish({failure(errc::internal, "the owner's answer cannot be read"), true});
+        if (reply->code() == to_string(errc::not_owner)) {
+          why = "its partition is changing hands";
+          break;
+        }
+        // Only its owner has lost the database: soon there is another one.
+        if (reply->code() == to_string(errc::unavailable) && over_.database_reached && over_.database_reached()) {
+          why = reply->message();
+          break;
+        }
         // Whichever owner decided it: the request id makes their answers one.
-        if (reply->code() != to_string(errc::not_owner)) return finish({std::move(*reply), false});
-        why = "its partition is changing hands";
-        break;
+        return finish({std::move(*reply), false});
       }
       case bus::request_error::no_responders: why = "its partition has no owner at the moment"; break;
       case bus::request_error::overloaded: why = "this instance has too many requests under way"; break;
@@ -195,11 +202,13 @@ void forward(const forwarding& over, partition_id partition, corev1::Command com
 }
 
 drain_function drain_over(std::shared_ptr<bus::connection> link) {
-  return [link = std::move(link)](instance_id instance, millis timeout, std::function<void(bool)> done) {
+  return [link = std::move(link)](instance_id instance, const drain_caller& by, millis timeout, std::function<void(bool)> done) {
     warren::bus::v1::LeaseNotice ask;
     ask.set_version(1);
     ask.set_instance(instance);
     ask.set_what("drain");
+    ask.set_principal(by.principal);
+    ask.set_remote(by.remote);
     // Only the named one answers; that there are others who hear it says nothing.
     link->request(warren::bus::lease_subject, ask.SerializeAsString(), timeout,
                   [instance, done = std::move(done)](bus::request_error error, std::string_view payload) {

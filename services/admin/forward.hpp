@@ -58,18 +58,25 @@ struct forwarding {
   const send_function& send;
   hand_overs& news;
   counters* counts = nullptr;  ///< may be null
+  /// Whether some instance has the database at this moment: then an owner that has lost it is about to lose its
+  /// partitions as well, and is asked again. Empty: nobody can tell, and what an owner says of it is final.
+  std::function<bool()> database_reached = {};
 };
 
 /// Sends, and sends again with the same request id while there is no owner to be found, after 20 to 200 ms
-/// with jitter, or as soon as `news` tells of one. `done` is called exactly once, on any thread, at the latest
+/// with jitter, or as soon as `news` tells of one; so as well while only its owner has lost the database. `done` is called exactly once, on any thread, at the latest
 /// shortly after `deadline`. `cancelled` is asked before each attempt: nobody waits any more.
 /// Order: several commands are independent.
 void forward(const forwarding& over, partition_id partition, corev1::Command command,
              std::chrono::system_clock::time_point deadline, std::function<bool()> cancelled,
              std::function<void(forwarded)> done);
 
+/// Who asks, for the audit trail.
+struct drain_caller {
+  std::string principal, remote;
+};
 /// Tells an instance to give its partitions away; answers on any thread, exactly once: it has heard.
-using drain_function = std::function<void(instance_id instance, millis timeout, std::function<void(bool heard)> done)>;
+using drain_function = std::function<void(instance_id instance, const drain_caller& by, millis timeout, std::function<void(bool heard)> done)>;
 /// With a notice on the bus (schema/warren/bus/v1: LeaseNotice "drain").
 drain_function drain_over(std::shared_ptr<bus::connection> link);
 

@@ -162,7 +162,7 @@ unary* operations_service::DrainInstance(rpc* of, const api::DrainInstanceReques
     return refuse(error_status(errc::failed_precondition, "no other instance is there to take the partitions of " + q->name()));
   if (!shared_.config.drain) return refuse(error_status(errc::unavailable, "this instance cannot reach the others"));
   const auto left = std::chrono::duration_cast<millis>(c->deadline() - std::chrono::system_clock::now());
-  shared_.config.drain(*id, left, [c, a, name = q->name()](bool heard) {
+  shared_.config.drain(*id, {principal_of(*of), of->peer()}, left, [c, a, name = q->name()](bool heard) {
     if (!heard) return c->finish(error_status(errc::unavailable, name + " does not answer"));
     a->set_draining(true);
     c->finish(grpc::Status::OK);

@@ -67,6 +67,8 @@ struct server_config {
   /// Answers on any thread, exactly once.
   std::function<void(audit_query, std::function<void(audit_page)>)> audit;
   std::function<placement_info()> placement;  ///< what is known at the moment; does not block
+  /// Whether any instance has said within the last moments that it has the database; may be empty.
+  std::function<bool()> database_reached;
   drain_function drain;
   /// What of this instance's dependencies is away, in words; empty: nothing. Says why reads are old. May be null.
   std::function<std::string()> away;

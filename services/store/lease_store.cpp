@@ -137,7 +137,11 @@ public:
     const auto prolong = [&] {
       // No transaction around it: whoever is paused between two statements would keep the row locked.
       pqxx::nontransaction tx{s.conn};
-      return view_of(tx.exec_prepared1("renew", id_.load(), millis{config_.ttl}.count(), what.bus_ok, what.draining));
+      const auto ttl_ms = millis{config_.ttl}.count();
+      if (const auto& by = what.drain_asked)
+        return view_of(tx.exec_prepared1("renew_drained", id_.load(), ttl_ms, what.bus_ok, by->method, by->resource, by->principal,
+                                         by->remote, by->before_json, by->after_json));
+      return view_of(tx.exec_prepared1("renew", id_.load(), ttl_ms, what.bus_ok, what.draining));
     };
     auto view = prolong();
     view.reconnected = std::exchange(lock_taken_again_, false);

@@ -290,16 +290,26 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
     out.emplace_back("remove_instance", "DELETE FROM instance WHERE id = $1");
     out.emplace_back("insert_instance", R"(
       INSERT INTO instance (id, name, expires_at) VALUES ($1, $2, now() + $3::bigint * interval '1 millisecond'))");
-    out.emplace_back("renew", R"(
-      WITH renewed AS (
-        UPDATE instance SET expires_at = now() + $2::bigint * interval '1 millisecond', bus_ok = $3, draining = $4
-        WHERE id = $1 RETURNING expires_at)
+    const std::string placement_after_renewal = R"(
       SELECT (SELECT (extract(epoch FROM expires_at) * 1000)::bigint FROM renewed),
              (SELECT incarnation FROM installation),
              (SELECT coalesce(jsonb_agg(jsonb_build_array(id, name, (extract(epoch FROM started_at) * 1000)::bigint,
                 (extract(epoch FROM expires_at) * 1000)::bigint, bus_ok, draining, expires_at > now()) ORDER BY id), '[]')
               FROM instance),
-             (SELECT coalesce(jsonb_agg(jsonb_build_array(id, owner, epoch, revision) ORDER BY id), '[]') FROM partition))");
+             (SELECT coalesce(jsonb_agg(jsonb_build_array(id, owner, epoch, revision) ORDER BY id), '[]') FROM partition))";
+    out.emplace_back("renew", R"(
+      WITH renewed AS (
+        UPDATE instance SET expires_at = now() + $2::bigint * interval '1 millisecond', bus_ok = $3, draining = $4
+        WHERE id = $1 RETURNING expires_at))" + placement_after_renewal);
+    // The same of one that is asked to drain; the trail says so once, however often it is carried out.
+    // ($1 … $3 as above, $4 method, $5 resource, $6 principal, $7 remote, $8 before, $9 after)
+    out.emplace_back("renew_drained", R"(
+      WITH trail AS (
+        INSERT INTO audit_event (project, method, resource, principal, remote, request_id, before, after)
+        SELECT '', $4, $5, $6, $7, '', $8::jsonb, $9::jsonb FROM instance WHERE id = $1 AND NOT draining),
+      renewed AS (
+        UPDATE instance SET expires_at = now() + $2::bigint * interval '1 millisecond', bus_ok = $3, draining = true
+        WHERE id = $1 RETURNING expires_at))" + placement_after_renewal);
     out.emplace_back("view_placement", R"(
       SELECT NULL::bigint,
              (SELECT incarnation FROM installation),

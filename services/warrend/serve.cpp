@@ -19,6 +19,7 @@
 #include "actors/core/listen.hpp"
 #include "actors/core/protocol.hpp"
 #include "actors/core/subjects.hpp"
+#include "actors/core/wire.hpp"
 #include "actors/placement/actor.hpp"
 #include "actors/replay/redact.hpp"
 #include "actors/replay/replay.hpp"
@@ -482,6 +483,14 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   api.counts = &count;
   api.send = [link](partition_id partition, std::string payload, millis timeout, bus::reply_callback done) {
     link->request(bus::api_subject(partition), payload, timeout, std::move(done));
+  };
+  // Whoever says that it is alive has renewed its lease, and so reaches the database.
+  std::atomic<std::int64_t> alive_heard_ms{0};
+  const auto hears_alive = link->subscribe(bus::lease_subject, [&alive_heard_ms](auto, auto payload, auto) {
+    if (const auto n = wire::parse_lease_notice(payload); n && n->what() == "alive") alive_heard_ms = steady_ms();
+  });
+  api.database_reached = [&alive_heard_ms, patience_ms = 3 * placement::pulse_of(millis{c.number("instance.lease_ms")}).count()] {
+    return steady_ms() - alive_heard_ms <= patience_ms;
   };
   api.drain = admin::drain_over(link);
   api.away = [&health] { return health.wrong_with({"database", "bus", "cache", "placement"}); };

@@ -17,6 +17,8 @@ struct lease_table {
   instance_id me = 1;
   bool hangs = false, away = false;
   int renewals = 0;
+  std::vector<audit_entry> trail;
+  bool free_of_dead = false;  ///< what a dead one holds can be taken from it
   std::vector<partition_id> released;
   std::vector<instance_id> judged;
   std::set<instance_id> dead;  ///< their locks can be had
@@ -48,6 +50,7 @@ caf::behavior lease_table_actor(caf::event_based_actor* self, lease_table* t) {
   return {
       [=](const renew_lease& r) {
         ++t->renewals;
+        if (r.drain_asked) t->trail.push_back(*r.drain_asked);
         for (auto& i : t->table.instances)
           if (i.id == t->me && !t->away) i.bus_ok = r.bus_ok, i.draining = r.draining;
         return answer(t->say(true));
@@ -56,7 +59,7 @@ caf::behavior lease_table_actor(caf::event_based_actor* self, lease_table* t) {
         std::vector<partition_id> taken;
         for (auto id : q.partitions) {
           auto& row = t->table.partitions.at(static_cast<std::size_t>(id));
-          if (row.owner != 0 || t->away) continue;
+          if ((row.owner != 0 && !(t->free_of_dead && t->dead.contains(row.owner))) || t->away) continue;
           row.owner = t->me;
           ++row.epoch;
           taken.push_back(id);
@@ -393,6 +396,81 @@ TEST_CASE_METHOD(placement_world, "a drain that is asked for on the bus names su
   CHECK(owned().lease);
   advance(5s);
   CHECK(running().empty());
+}
+
+TEST_CASE_METHOD(placement_world, "who has lost the database believes another one that it has taken a partition, and nobody else does long") {
+  start();
+  REQUIRE(running() == all);
+  const auto epoch = owned().epochs.at(2);
+  leases.away = true;
+  auto n = notice(9, "taken", 2);
+  hear(n);  // to whom it was offered; no word about us
+  n.set_epoch(epoch);
+  hear(n);  // from before it was ours
+  CHECK(running() == all);
+  n.set_epoch(epoch + 1);
+  hear(n);
+  CHECK(running() == std::set<partition_id>{0, 1, 3, 4});
+  leases.away = false;
+  advance(2s);
+  CHECK(running() == all);  // the table decides
+}
+
+TEST_CASE_METHOD(placement_world, "what was somebody else's is said to be taken, at its epoch") {
+  join(9);
+  for (auto id : {3, 4}) leases.table.partitions[static_cast<std::size_t>(id)] = {id, 9, 5, 0};
+  start();
+  CHECK(said("taken").empty());  // nobody had the others
+  leases.dead.insert(9);
+  leases.free_of_dead = true;
+  self->send(placement, peer_disconnected{9});
+  run();
+  REQUIRE(running() == all);
+  const auto told = said("taken");
+  REQUIRE(told.size() == 2);
+  for (const auto& each : told) {
+    CHECK(each.partition() >= 3);
+    CHECK(each.epoch() == owned().epochs.at(each.partition()));
+  }
+}
+
+TEST_CASE_METHOD(placement_world, "while somebody is deaf the table is looked at ten times a second") {
+  join(9);
+  start();
+  const auto looks = [&] { return std::count(leases.judged.begin(), leases.judged.end(), 0); };
+  for (int i = 0; i < 10; ++i) hear(notice(9, "alive")), advance(100ms);
+  CHECK(looks() == 0);
+  leases.table.instances[1].bus_ok = false;
+  advance(1s);  // the next renewal says so
+  const auto before = looks();
+  advance(1s);
+  CHECK(looks() >= before + 9);
+  CHECK(looks() <= before + 11);
+  self->send(placement, bus_state{false});  // nor do we: nobody has anything to take
+  run();
+  const auto deaf = looks();
+  advance(1s);
+  CHECK(looks() == deaf);
+}
+
+TEST_CASE_METHOD(placement_world, "who asks an instance to drain is named in the audit trail, with the renewal that says it") {
+  join(9);
+  start();
+  auto n = notice(1, "drain");
+  n.set_principal("alice");
+  n.set_remote("ipv4:127.0.0.1:1");
+  leases.away = true;
+  hear(n, "inbox");
+  advance(2s);
+  leases.away = false;
+  leases.trail.clear();
+  advance(3s);
+  REQUIRE(leases.trail.size() == 1);
+  CHECK(leases.trail[0].method == "DrainInstance");
+  CHECK(leases.trail[0].resource == "instances/1");
+  CHECK(leases.trail[0].principal == "alice");
+  CHECK(leases.trail[0].remote == "ipv4:127.0.0.1:1");
+  CHECK(leases.trail[0].after_json == R"({"draining": true})");
 }
 
 TEST_CASE_METHOD(placement_world, "a deaf instance gives its partitions to one that hears, after a while") {

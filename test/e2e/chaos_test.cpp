@@ -126,7 +126,6 @@ TEST_CASE("when all are deaf nobody gives anything away, and nothing goes offlin
 TEST_CASE("a blind instance loses its partitions to those who see") {
   WARREN_NEEDS_SERVERS();
   three t;
-  t.l.write_by(*others(t.s, t.victim).front(), true);  // until it has lost them, it says that its database is away
   t.victim.to_postgres().cut();
   REQUIRE(t.s.await_spread(others(t.s, t.victim), patience));
   REQUIRE(t.l.await_writes());

@@ -46,20 +46,17 @@ public:
 
   const std::vector<std::string>& projects() const { return projects_; }
 
-  /// Changes a tunnel of each project in turn, by way of `i`, without pause. `insists`: asks again, with the same
-  /// request id, when it is told that the database is away.
-  void write_by(const stack::instance& i, bool insists = false) {
+  /// Changes a tunnel of each project in turn, by way of `i`, without pause.
+  void write_by(const stack::instance& i) {
     stop_writing();
     writing_ = true;
-    writer_ = std::thread{[this, &i, insists] {
+    writer_ = std::thread{[this, &i] {
       for (int n = 0; writing_; ++n) {
         const auto& project = projects_[static_cast<std::size_t>(n) % projects_.size()];
         const bool off = n / static_cast<int>(projects_.size()) % 2 == 0;
         const std::vector<std::string> change{"tunnel", "update", "spare", off ? "--disabled" : "--enabled", "--timeout", "30s",
                                               "-p", project, "--request-id", "write-" + std::to_string(++writes_)};
-        auto told = s_.ctl_at(i, change);
-        if (insists)
-          (void)stack::poll_until([&] { return told.ok() || told.err.find("UNAVAILABLE") == std::string::npos || (told = s_.ctl_at(i, change)).ok(); }, patience, milliseconds{50});
+        const auto told = s_.ctl_at(i, change);
         const std::lock_guard lock{mutex_};
         ++written_;
         if (!told.ok() && failures_.size() < 5) failures_.push_back(project + ": " + told.err);

@@ -527,6 +527,23 @@ TEST_CASE("of many partitions those are taken that may be, and one that is locke
   CHECK(a.take_all(wanted).taken == std::vector<partition_id>{1, 2, 4, 5});  // what is ours gets a new epoch, as when taken alone
 }
 
+TEST_CASE("who asks an instance to drain is in the audit trail, once, with the lease that says it") {
+  database db;
+  instance a{db, "a"};
+  const auto name = "instances/" + std::to_string(a.lease.id());
+  const renew_lease asked{true, true, audit_entry{"", "DrainInstance", name, "alice", "ipv4:127.0.0.1:1", "", R"({"draining": false})", R"({"draining": true})"}};
+  for (int i = 0; i < 2; ++i) {  // its answer may have been lost
+    std::promise<placement_view> answer;
+    a.lease.renew(asked, [&](placement_view v) { answer.set_value(std::move(v)); });
+    const auto view = get(answer.get_future());
+    CHECK(view.renewed);
+    REQUIRE(view.instances.size() == 1);
+  }
+  CHECK(db.value<bool>("SELECT draining FROM instance"));
+  CHECK(db.value<std::string>("SELECT string_agg(concat_ws(' ', method, resource, principal, remote, before ->> 'draining', after ->> 'draining'), ';') "
+                              "FROM audit_event") == "DrainInstance " + name + " alice ipv4:127.0.0.1:1 false true");
+}
+
 TEST_CASE("a dead instance is succeeded at once, a live name is refused") {
   database db;
   auto b = std::make_unique<instance>(db, "b");

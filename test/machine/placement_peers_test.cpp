@@ -116,6 +116,18 @@ TEST_CASE("silence means nothing while we, or they, do not hear the bus") {
   CHECK(other.p.due(other.now) == ids{2});
 }
 
+TEST_CASE("that somebody is deaf is known from the table, as long as he lives and we hear ourselves") {
+  world w;
+  CHECK_FALSE(w.p.somebody_is_deaf());
+  w.p.seen({{1, true}, {2, true, false}, {3, true}}, w.now);
+  CHECK(w.p.somebody_is_deaf());
+  w.p.seen({{1, true}, {2, false, false}, {3, true}}, w.now);
+  CHECK_FALSE(w.p.somebody_is_deaf());
+  w.p.seen({{1, true}, {2, true, false}, {3, true}}, w.now);
+  w.p.bus(false, w.now);
+  CHECK_FALSE(w.p.somebody_is_deaf());
+}
+
 TEST_CASE("a database that was away for us was away for others: their ended leases are not believed for a while") {
   world w;
   const std::vector<member> ended{{1, true}, {2, false}, {3, true}};
