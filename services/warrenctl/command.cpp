@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <random>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -74,6 +75,16 @@ Message message_of(const std::string& path) {
   return m;
 }
 
+/// It was no warrend that said so, or one on its way out: its refusals have details.
+bool unanswered(const grpc::Status& status) {
+  return status.error_details().empty() &&
+         (status.error_code() == grpc::StatusCode::UNAVAILABLE || status.error_code() == grpc::StatusCode::CANCELLED);
+}
+std::string fresh_request_id() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
+}
+
 /// What every command may be given, and what it says of its resource.
 struct options {
   std::string server = "127.0.0.1:7443", project = "default", output = "table", filter, sort_by, timeout, request_id,
@@ -101,20 +112,37 @@ public:
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // the admin API is local; a proxy cannot reach it
     arguments.SetMaxReceiveMessageSize(64 * 1024 * 1024);
-    channel = grpc::CreateCustomChannel(o.server, grpc::InsecureChannelCredentials(), arguments);
+    std::istringstream addresses{o.server};
+    for (std::string each; std::getline(addresses, each, ',');)
+      if (!each.empty()) servers.push_back(grpc::CreateCustomChannel(each, grpc::InsecureChannelCredentials(), arguments));
+    if (servers.empty()) throw usage{"--server names nobody"};
+    channel = servers.front();
   }
+
+  /// Another one is asked from now on, if there is another one.
+  void ask_next() { channel = servers[++asked % servers.size()]; }
 
   template <class Service, class Request, class Response>
   Response call(grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                 const Request& request) {
-    grpc::ClientContext context;
-    context.set_deadline(system_clock::now() + timeout);
-    Response response;
-    auto stub = Service::NewStub(channel);
-    const auto status = (stub.get()->*method)(&context, request, &response);
-    if (!status.ok()) throw refused{status};
-    say_age(context);
-    return response;
+    auto asks = request;
+    if constexpr (requires { asks.set_request_id(""); })
+      if (asks.request_id().empty()) asks.set_request_id(fresh_request_id());
+    const auto until = system_clock::now() + timeout;
+    // Whoever is asked may die under the call: the next one is asked the same, and the request id makes it one change.
+    for (std::size_t tries = 1;; ++tries) {
+      grpc::ClientContext context;
+      context.set_deadline(until);
+      Response response;
+      auto stub = Service::NewStub(channel);
+      const auto status = (stub.get()->*method)(&context, asks, &response);
+      if (status.ok()) {
+        say_age(context);
+        return response;
+      }
+      if (!unanswered(status) || tries >= 2 * servers.size()) throw refused{status};
+      ask_next();
+    }
   }
 
   /// What is shown may be old: said once, beside it.
@@ -183,10 +211,10 @@ public:
   template <class Service, class Request, class Response, class Seen>
   void follow(std::unique_ptr<grpc::ClientReader<Response>> (Service::Stub::*method)(grpc::ClientContext*, const Request&),
               Request request, std::optional<system_clock::time_point> until, Seen seen) {
-    auto stub = Service::NewStub(channel);
-    for (;;) {
+    for (std::size_t tries = 1;; ++tries) {
+      auto stub = Service::NewStub(channel);
       grpc::ClientContext context;
-      context.set_wait_for_ready(!request.resume_token().empty());
+      context.set_wait_for_ready(!request.resume_token().empty() && servers.size() == 1);
       if (until) context.set_deadline(*until);
       auto reader = (stub.get()->*method)(&context, request);
       Response response;
@@ -207,8 +235,9 @@ public:
       const bool too_slow = status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && moved;
       // CANCELLED, and not by us: the server went down with the call.
       const bool gone = status.error_code() == grpc::StatusCode::UNAVAILABLE || status.error_code() == grpc::StatusCode::CANCELLED;
-      if ((!gone && !too_slow) || request.resume_token().empty())
+      if ((!gone && !too_slow) || (request.resume_token().empty() && (!unanswered(status) || tries >= 2 * servers.size())))
         throw refused{status};
+      if (gone) ask_next();
       if (!moved) std::this_thread::sleep_for(milliseconds{100});  // a server on its way out refuses at once
     }
   }
@@ -281,7 +310,9 @@ public:
   surroundings& around;
   format out_format = format::table;
   milliseconds timeout{10'000};
-  std::shared_ptr<grpc::Channel> channel;
+  std::vector<std::shared_ptr<grpc::Channel>> servers;  // of --server
+  std::shared_ptr<grpc::Channel> channel;               // to the one that is asked
+  std::size_t asked = 0;
   bool age_said = false;
 };
 
@@ -686,7 +717,7 @@ public:
     app.name("warrenctl");
     app.require_subcommand(1);
     app.fallthrough();
-    app.add_option("--server", o.server, "HOST:PORT or unix:PATH of a warrend")->envname("WARREN_SERVER")->capture_default_str();
+    app.add_option("--server", o.server, "HOST:PORT or unix:PATH of a warrend; of several, A,B,C, the next one is asked when one does not answer")->envname("WARREN_SERVER")->capture_default_str();
     app.add_option("-p,--project", o.project, "Project")->envname("WARREN_PROJECT")->capture_default_str();
     app.add_flag("-A,--all-projects", o.all_projects, "list and watch: of all projects");
     app.add_option("-o,--output", o.output, "table, json, yaml or name")->check(CLI::IsMember({"table", "json", "yaml", "name"}));

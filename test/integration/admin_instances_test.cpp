@@ -226,6 +226,42 @@ TEST_CASE("no change fails while an instance hands its partitions over, or dies"
   CHECK(both.first.sql("SELECT count(*) FROM audit_event WHERE method = 'CreateTunnel'").find(std::to_string(w.made())) == 0);
 }
 
+TEST_CASE("a caller whose own instance dies under the call asks another one, and it is one change") {
+  if (!can_run()) return;
+  pair_of_instances both;
+  const auto addresses = fmt::format("127.0.0.1:{},127.0.0.1:{}", both.first.admin_port(), both.port);
+  const std::string locks = "SELECT count(*) FROM pg_locks WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+                            "AND relation = 'audit_event'::regclass AND ";
+  // Nothing can be committed for a while: the call is in the hands of the first one, who dies with it.
+  std::thread holds{[&] { both.first.sql("BEGIN; LOCK TABLE audit_event IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(2); COMMIT"); }};
+  const bool held = st::poll_until([&] { return both.first.sql(locks + "granted AND mode = 'AccessExclusiveLock'") == "1\n"; }, patience, 5ms);
+  st::process caller{{.name = "warrenctl",
+                      .path = st::bin_dir() / "warrenctl",
+                      .arguments = {"--server", addresses, "-p", "p", "tunnel", "create", "t", "--hostname", "t.example.com", "--connector", "c",
+                                    "--target", "http://localhost", "--timeout", "20s"},
+                      .log = both.first.directory() / "caller.log"}};
+  const bool waits = st::poll_until([&] { return both.first.sql(locks + "NOT granted") != "0\n"; }, patience, 5ms);
+  both.first.kill_warrend();
+  holds.join();
+  REQUIRE(held);
+  REQUIRE(waits);
+  const auto ended = caller.wait(patience);
+  INFO(caller.log());
+  REQUIRE(ended);
+  CHECK(ended->code == 0);
+  CHECK(both.first.sql("SELECT count(*) FROM tunnel") == "1\n");
+  CHECK(both.first.sql("SELECT count(*) FROM audit_event WHERE method = 'CreateTunnel'") == "1\n");
+  // From the beginning on: the first of them does not answer.
+  st::process later{{.name = "warrenctl",
+                     .path = st::bin_dir() / "warrenctl",
+                     .arguments = {"--server", addresses, "-p", "p", "tunnel", "list", "-o", "name"},
+                     .log = both.first.directory() / "later.log"}};
+  const auto listed = later.wait(patience);
+  REQUIRE(listed);
+  CHECK(listed->code == 0);
+  CHECK(later.log() == "projects/p/tunnels/t\n");
+}
+
 TEST_CASE("an instance is drained by name: it holds nothing, and still answers") {
   if (!can_run()) return;
   pair_of_instances both;
@@ -237,11 +273,15 @@ TEST_CASE("an instance is drained by name: it holds nothing, and still answers")
   REQUIRE(r.code == 0);
   CHECK(r.json().at("draining") == true);
   CHECK(r.json().at("partitions") == 0);
+  const auto drains = "SELECT resource, principal, after ->> 'draining' FROM audit_event WHERE method = 'DrainInstance'";
+  const auto drained = r.json().at("name").get<std::string>() + "|local|true\n";
+  CHECK(both.first.sql(drains) == drained);
   go_on(w, 20);  // through the one that was drained
   CHECK(w.stop() == std::vector<std::string>{});
   CHECK(both.partitions_of("second") == 9);
   CHECK(both.ctl({"instance", "get", name, "-o", "json"}).json().at("draining") == true);
   CHECK(both.ctl({"instance", "drain", name}).code == 0);  // again changes nothing
+  CHECK(both.first.sql(drains) == drained);
   const auto last = both.ctl({"instance", "drain", "second"});
   CHECK(last.code == 1);
   CHECK(last.err.find("FAILED_PRECONDITION") != std::string::npos);
