@@ -23,7 +23,7 @@ bool same_refusals(const busv1::GatewayAck& a, const busv1::GatewayAck& b) {
   return std::equal(a.refused().begin(), a.refused().end(), b.refused().begin(), b.refused().end(),
                     [](const v1::Refusal& x, const v1::Refusal& y) {
                       return x.tunnel_uid() == y.tunnel_uid() && x.connector() == y.connector() &&
-                             x.revision() == y.revision() && x.message() == y.message();
+                             x.revision() == y.revision() && x.message() == y.message() && x.pending() == y.pending();
                     });
 }
 
@@ -98,6 +98,7 @@ std::vector<v1::GatewayState> gateways_of(const gateway_reports& all, std::strin
     state.set_connected(r.report.state() != "gone");
     state.set_acknowledged(r.report.acknowledged());
     *state.mutable_refused() = r.report.refused();
+    state.set_handed_over(r.report.handed_over());
   }
   return out;
 }

@@ -356,13 +356,15 @@ std::optional<revision_t> revision_to_program(const state& s) {
 }
 
 struct gateway_verdict {
-  enum class what { acknowledged, waiting, rejected, none } is = what::none;
+  enum class what { acknowledged, waiting, pending, rejected, none } is = what::none;
   std::string message;
 };
 
 gateway_verdict ask_gateways(const state& s, revision_t needed) {
   int counting = 0, done = 0;
-  std::string missing, refusal;
+  std::string missing, refusal, handed_over;
+  bool pending = false;
+  const auto add = [](std::string& list, const std::string& one) { list += (list.empty() ? "" : ", ") + one; };
   for (const auto& g : s.gateways().gateways()) {
     if (g.class_() != s.row().gateway_class() || !g.counts()) continue;
     ++counting;
@@ -374,23 +376,26 @@ gateway_verdict ask_gateways(const state& s, revision_t needed) {
                  return r.connector() == s.project() + "/" + rule.connector();
                })));
     });
-    if (refused != g.refused().end()) {
+    if (refused != g.refused().end() && refused->pending()) {
+      pending = true;
+      add(missing, fmt::format("{} ({})", g.gateway(), refused->message()));
+    } else if (refused != g.refused().end()) {
       refusal = fmt::format("{}: {}", g.gateway(), refused->message());
     } else if (g.acknowledged() >= needed) {
       ++done;
-    } else if (missing.empty()) {
-      missing = g.gateway();
+      if (g.handed_over()) add(handed_over, g.gateway());
     } else {
-      missing += ", " + g.gateway();
+      add(missing, g.gateway());
     }
   }
   if (!refusal.empty()) return {gateway_verdict::what::rejected, refusal};
   if (counting == 0) return {gateway_verdict::what::none, "no gateway of this class has acknowledged"};
   if (done < counting)
-    return {gateway_verdict::what::waiting,
+    return {pending ? gateway_verdict::what::pending : gateway_verdict::what::waiting,
             fmt::format("{}/{} gateways; waiting for {}", done, counting, missing)};
   return {gateway_verdict::what::acknowledged,
-          fmt::format("{}/{} gateways, revision {}", done, counting, needed & 0xffffffff)};
+          fmt::format("{}/{} gateways, revision {}{}", done, counting, needed & 0xffffffff,
+                      handed_over.empty() ? "" : "; handed over: " + handed_over)};
 }
 
 void decide_programmed(transition& t, moment now) {
@@ -414,6 +419,11 @@ void decide_programmed(transition& t, moment now) {
         c.set_push_owed(row.enabled());  // who lets go has nothing to be reached for
         c.set_push_told_at_ms(0);
       }
+      break;
+    case gateway_verdict::what::pending:  // nobody but who configures that gateway can do something about it
+      if (!set_condition(*row.mutable_conditions(), "Programmed", status_false, "Pending", verdict.message,
+                         row.generation(), now.wall_ms))
+        return;
       break;
     case gateway_verdict::what::rejected:
       if (!set_condition(*row.mutable_conditions(), "Programmed", status_false, "Rejected",

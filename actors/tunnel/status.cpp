@@ -42,6 +42,13 @@ std::string stalled_words(const std::vector<v1::GatewayState>& gateways) {
   return names.empty() ? std::string{} : fmt::format("; stalled, not counted: {}", join(names));
 }
 
+std::string handed_over_words(const std::vector<v1::GatewayState>& gateways) {
+  std::vector<std::string> names;
+  for (const auto& g : gateways)
+    if (g.counts() && g.handed_over()) names.push_back(g.gateway());
+  return names.empty() ? std::string{} : fmt::format("; handed over: {}", join(names));
+}
+
 const v1::Refusal* refusal_for(const v1::GatewayState& g, const v1::TunnelRow& t,
                                const std::vector<std::string>& connectors) {
   for (const auto& r : g.refused()) {
@@ -63,7 +70,12 @@ gateway_knowledge judge(const status_inputs& in, const std::vector<std::string>&
   for (const auto& g : in.gateways) {
     if (!g.counts()) continue;
     ++counting;
-    if (const auto* r = refusal_for(g, in.tunnel, connectors); r != nullptr && refused.words.empty())
+    const auto* r = refusal_for(g, in.tunnel, connectors);
+    if (r != nullptr && r->pending()) {
+      behind.push_back(fmt::format("{} ({})", g.gateway(), r->message()));
+      continue;
+    }
+    if (r != nullptr && refused.words.empty())
       refused = {.what = verdict::refused,
                  .revision = in.routed_revision,
                  .words = fmt::format("Gateway {} refuses it: {}", g.gateway(), r->message())};
@@ -88,7 +100,8 @@ gateway_knowledge judge(const status_inputs& in, const std::vector<std::string>&
             .words = fmt::format("{}/{} gateways; waiting for {}{}", counting - behind.size(), counting, join(behind), stalled)};
   return {.what = verdict::run,
           .revision = in.routed_revision,
-          .words = fmt::format("{}/{} gateways, revision {}{}", counting, counting, in.routed_revision, stalled)};
+          .words = fmt::format("{}/{} gateways, revision {}{}{}", counting, counting, in.routed_revision,
+                               handed_over_words(in.gateways), stalled)};
 }
 
 gateway_knowledge weigh(const status_inputs& in, const std::vector<std::string>& connectors) {

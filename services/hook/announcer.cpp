@@ -67,14 +67,7 @@ struct announcer::impl {
   // ---- on others' threads: only put down what came ----
 
   void changed(const replica::change_set& c) {
-    std::set<replica::entity_key> touched = c.routes;
-    touched.insert(c.tunnels.begin(), c.tunnels.end());
-    if (!c.connectors.empty())
-      view.read([&](const replica::tables& t) {
-        for (const auto& key : c.connectors)
-          if (const auto at = t.tunnels_by_connector.find(key); at != t.tunnels_by_connector.end())
-            for (const auto& tunnel : at->second) touched.insert({key.first, tunnel});
-      });
+    auto touched = view.read([&](const replica::tables& t) { return touched_tunnels(t, c); });
     if (touched.empty() && !c.rebuilt && warm) return;
     const std::lock_guard lock{mutex};
     tunnels.merge(touched);
@@ -202,7 +195,7 @@ announcer::announcer(replica::view& v, announcer_config config, counters& count)
     : impl_(std::make_unique<impl>(v, std::move(config), count)) {}
 announcer::~announcer() = default;
 
-void announcer::answered(const transformed& what) {
+void announcer::answered(const answered_call& what) {
   const std::lock_guard lock{impl_->mutex};
   impl_->fleets[what.fleet] = what.answered;
   impl_->wake.notify_all();

@@ -33,7 +33,7 @@ public:
   announcer(const announcer&) = delete;
   announcer& operator=(const announcer&) = delete;
 
-  void answered(const transformed& what);
+  void answered(const answered_call& what);
   void failed();
   /// What the bus brought on either subject; our own is known as such.
   void heard(std::string_view subject, std::string_view json);

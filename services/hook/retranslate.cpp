@@ -15,14 +15,6 @@ constexpr std::int64_t pulse_ms_max = 3'500;    // three pulses missed: nobody s
 constexpr std::size_t fleets_max = 256;         // beyond: the one that has not called for longest is forgotten
 constexpr int tunnels_listed_max = 100;         // automation acts on fleets; people read a few names
 
-/// To a visitor: why nobody is there makes no difference.
-bool same(const truth_ptr& a, const truth_ptr& b) {
-  if (a == b) return true;
-  return a && b && std::equal(a->rules.begin(), a->rules.end(), b->rules.begin(), b->rules.end(), [](const auto& x, const auto& y) {
-           return x.index == y.index && x.online() == y.online() && x.address == y.address && x.endpoint_id == y.endpoint_id;
-         });
-}
-
 std::string state_of(const truth_ptr& truth) {
   if (!truth) return "gone";
   const auto online = std::count_if(truth->rules.begin(), truth->rules.end(), [](const auto& r) { return r.online(); });
@@ -30,6 +22,13 @@ std::string state_of(const truth_ptr& truth) {
 }
 
 }  // namespace
+
+bool same_to_visitors(const truth_ptr& a, const truth_ptr& b) {
+  if (a == b) return true;
+  return a && b && std::equal(a->rules.begin(), a->rules.end(), b->rules.begin(), b->rules.end(), [](const auto& x, const auto& y) {
+           return x.index == y.index && x.online() == y.online() && x.address == y.address && x.endpoint_id == y.endpoint_id;
+         });
+}
 
 void retranslation::started(answers all, std::int64_t now_ms) {
   baseline_ = std::move(all);
@@ -40,12 +39,12 @@ void retranslation::started(answers all, std::int64_t now_ms) {
 bool retranslation::differs(const tunnel_key& key, const truth_ptr& truth) const {
   if (fleets_.empty()) {
     const auto it = baseline_.find(key);
-    return !same(it == baseline_.end() ? nullptr : it->second, truth);
+    return !same_to_visitors(it == baseline_.end() ? nullptr : it->second, truth);
   }
   // A fleet that has never named it does not route it.
   return std::any_of(fleets_.begin(), fleets_.end(), [&](const auto& f) {
     const auto it = f.second.what.find(key);
-    return it != f.second.what.end() && !same(it->second, truth);
+    return it != f.second.what.end() && !same_to_visitors(it->second, truth);
   });
 }
 
@@ -58,13 +57,13 @@ void retranslation::noted(const tunnel_key& key, const truth_ptr& truth, std::in
       return;
     }
   }
-  if (const auto told = told_.find(key); told != told_.end() && same(told->second, truth)) {
+  if (const auto told = told_.find(key); told != told_.end() && same_to_visitors(told->second, truth)) {
     pending_.erase(key);
     return;
   }
   const bool began = pending_.empty() && !start_pending_ && !failure_pending_;
   const auto [at, fresh] = pending_.try_emplace(key, truth);
-  if (!fresh && same(at->second, truth)) return;
+  if (!fresh && same_to_visitors(at->second, truth)) return;
   at->second = truth;
   if (began) first_ms_ = now_ms;
   last_ms_ = now_ms;

@@ -18,6 +18,9 @@ namespace warren::hook {
 namespace busv1 = warren::bus::v1;
 using tunnel_key = std::pair<std::string, std::string>;  ///< namespace, name
 
+/// Why nobody is there makes no difference to a visitor.
+bool same_to_visitors(const truth_ptr& a, const truth_ptr& b);
+
 /// One instance's view of it. Several instances may be called by one Envoy Gateway after the other: who has been called
 /// knows what was answered and speaks; the others listen for as long as they hear one that has.
 class retranslation {

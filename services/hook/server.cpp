@@ -48,9 +48,9 @@ struct server::impl {
   class service_impl final : public eg::EnvoyGatewayExtension::WithRawCallbackMethod_PostTranslateModify<eg::EnvoyGatewayExtension::Service> {
   public:
     explicit service_impl(impl& o) : owner(o) {}
-    grpc::ServerUnaryReactor* PostTranslateModify(grpc::CallbackServerContext*, const grpc::ByteBuffer* request,
+    grpc::ServerUnaryReactor* PostTranslateModify(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                                   grpc::ByteBuffer* response) override {
-      return new call{owner, *request, *response};
+      return new call{owner, *request, *response, context->peer()};
     }
     impl& owner;
   };
@@ -58,38 +58,40 @@ struct server::impl {
   /// One call; gone when gRPC is done with it.
   class call final : public grpc::ServerUnaryReactor {
   public:
-    call(impl& o, const grpc::ByteBuffer& request, grpc::ByteBuffer& response) : owner(o) {
-      const auto status = owner.answer(request, response);
+    call(impl& o, const grpc::ByteBuffer& request, grpc::ByteBuffer& response, std::string peer) : owner(o) {
+      const auto status = owner.answer(request, response, what);
+      what.peer = std::move(peer);
       failed = !status.ok();
       Finish(status);
     }
     void OnCancel() override { failed = true; }
     void OnDone() override {
-      if (failed && owner.config.on_failed) {
+      {
         const std::lock_guard lock{owner.one_at_a_time};
-        owner.config.on_failed();
+        if (failed && owner.config.on_failed) owner.config.on_failed();
+        if (!failed && owner.config.on_answered) owner.config.on_answered(what);
       }
       delete this;
     }
 
   private:
     impl& owner;
+    answered_call what;
     std::atomic<bool> failed{false};
   };
 
-  grpc::Status answer(const grpc::ByteBuffer& request, grpc::ByteBuffer& response) {
+  grpc::Status answer(const grpc::ByteBuffer& request, grpc::ByteBuffer& response, answered_call& what) {
     // One at a time: the largest translations would not fit side by side, and one takes milliseconds.
     const std::lock_guard lock{one_at_a_time};
     const auto begun = std::chrono::steady_clock::now();
     grpc::Slice bytes;
     transformed done;
-    std::map<partition_id, revision_t> revisions;
     if (!request.DumpToSingleSlice(&bytes).ok()) {
       done.error = "the request could not be read";
     } else {
       // Read first: what is answered below is at least as new.
       view.read([&](const replica::tables& t) {
-        for (const auto& [id, p] : t.partitions) revisions[id] = p.revision;
+        for (const auto& [id, p] : t.partitions) what.revisions[id] = p.revision;
       });
       const find_tunnel find = [this](std::string_view route_namespace, std::string_view tunnel) -> truth_ptr {
         const auto project = config.projects.project_of(route_namespace);
@@ -109,7 +111,8 @@ struct server::impl {
       auto* kept = new std::string{std::move(done.response)};  // gRPC sends it from where it is
       grpc::Slice slice{kept->data(), kept->size(), [](void* p) { delete static_cast<std::string*>(p); }, kept};
       response = grpc::ByteBuffer{&slice, 1};
-      if (config.on_answered) config.on_answered(done, revisions);
+      what.fleet = std::move(done.fleet);
+      what.answered = std::move(done.answered);
     }
     count.observe("nso_extension_hook_duration_seconds",
                   std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(), outcome);

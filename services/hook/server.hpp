@@ -21,9 +21,8 @@ struct server_config {
   std::string tls_certificate, tls_key, tls_client_ca;
   namespaces projects;
   transform_settings settings;
-  /// What was answered, and the revisions that it was made of; and that a call ended without its answer being taken. On
-  /// any thread, one call at a time.
-  std::function<void(const transformed&, const std::map<partition_id, revision_t>&)> on_answered;
+  /// An answer was taken; a call ended without its answer being taken. On any thread, one call at a time.
+  std::function<void(const answered_call&)> on_answered;
   std::function<void()> on_failed;
   /// The port is open, or cannot be had for the moment, and why. On a thread of the server's own.
   std::function<void(bool open, const std::string& reason)> on_state;

@@ -429,7 +429,19 @@ private:
       });
       out.own = path == match_field::connect_matcher;
     }
-    if (!out.own && action == route_field::route) out.verdict = judge(forward.view());
+    if (!out.own && action == route_field::route) {
+      out.verdict = judge(forward.view());
+      if (out.verdict.what == route_verdict::kind::not_ours && !decides_websockets(forward.view())) would_open_ = true;
+    }
+    return out;
+  }
+
+  /// Whether the route itself says if it takes WebSockets: then its connection manager's word does not matter to it.
+  bool decides_websockets(std::string_view action) {
+    bool out = false;
+    each(action, [&](const wire::field& f) {
+      if (f.is_bytes(action_field::upgrade_configs)) out = out || lower(text_at(f.payload, upgrade_field::upgrade_type)) == websocket;
+    });
     return out;
   }
 
@@ -463,6 +475,7 @@ private:
     std::string out;
     out.reserve(config.size() + config.size() / 4);
     bool has_tunnels = false;
+    would_open_ = false;
     std::size_t next = 0;
     each(config, [&](const wire::field& f) {
       if (!f.is_bytes(route_config_field::virtual_hosts)) {
@@ -473,6 +486,7 @@ private:
       if (!host.lost) has_tunnels |= put_virtual_host(out, host, domains);
     });
     if (has_tunnels) tunnelled_.insert(std::string{name});
+    if (would_open_) undecided_.insert(std::string{name});
     return out;
   }
 
@@ -596,7 +610,7 @@ private:
     return out;
   }
 
-  /// Without the upgrade, Envoy answers a CONNECT to a direct response by 403.
+  /// Without the upgrade, Envoy answers a CONNECT, or a WebSocket, to a direct response by 403.
   std::optional<std::string> connection_manager(std::string_view config) {
     std::string_view routes;
     std::unordered_set<std::string> upgrades;
@@ -614,7 +628,8 @@ private:
       wire::put_bytes(out, manager_field::upgrade_configs, upgrade);
     };
     add(connect);
-    if (settings_.websocket_upgrade) add(websocket);
+    const bool harmless = undecided_.count(std::string{routes}) == 0;
+    if (settings_.websockets == websocket_upgrade::always || (settings_.websockets == websocket_upgrade::harmless && harmless)) add(websocket);
     if (out.size() == config.size()) return std::nullopt;
     return out;
   }
@@ -628,6 +643,8 @@ private:
   std::vector<std::unique_ptr<std::string>> names_;  // what the keys of rules_ point into
   std::unordered_map<std::string_view, const rule_truth*> rules_;
   std::unordered_set<std::string> tunnelled_;        // route configurations that have tunnels
+  std::unordered_set<std::string> undecided_;        // those with somebody else's route that leaves WebSockets to others
+  bool would_open_ = false;                          // such a route is in the one that is being looked at
 };
 
 }  // namespace

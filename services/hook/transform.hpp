@@ -14,6 +14,8 @@
 #include <string_view>
 #include <vector>
 
+#include "actors/core/ids.hpp"
+
 namespace warren::hook {
 
 /// What a visitor of one rule meets.
@@ -46,12 +48,18 @@ struct cluster_key {
 };
 std::optional<cluster_key> parse_cluster_name(std::string_view name);
 
+/// Whether connection managers get the upgrade to WebSocket beside that to CONNECT. Without it Envoy answers 403, and not
+/// our 503, to a WebSocket of an offline tunnel; with it, routes that say nothing about WebSockets let them through.
+enum class websocket_upgrade : std::uint8_t {
+  harmless,  ///< where every route that is not a tunnel's says for itself whether it takes WebSockets, as Envoy Gateway's do
+  always,
+  never,
+};
+
 struct transform_settings {
   std::string listener = "connector-tunnel";  ///< the internal listener that reaches connectors
   bool reason_headers = false;                ///< retry-after and x-warren-reason on what answers 503
-  /// Connection managers get the upgrade to WebSocket as well as to CONNECT: without it Envoy answers 403, and not our
-  /// 503, to a WebSocket of an offline tunnel.
-  bool websocket_upgrade = false;
+  websocket_upgrade websockets = websocket_upgrade::harmless;
 };
 
 /// What one call saw and did; names as in its log line.
@@ -69,6 +77,14 @@ struct transformed {
   transform_counts counts;
   std::string fleet;     ///< whose translation it is: what its route configurations' names begin with
   answers answered;
+};
+
+/// What a fleet was answered, and took.
+struct answered_call {
+  std::string fleet;
+  answers answered;
+  std::map<partition_id, revision_t> revisions;  ///< it was true at these, or later
+  std::string peer;                              ///< who called, as gRPC says it: "ipv4:192.0.2.7:4711"
 };
 
 /// `request`: an encoded PostTranslateModifyRequest. The answer to an answer, with the same truth, is that answer.

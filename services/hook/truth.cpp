@@ -33,12 +33,9 @@ std::string namespaces::namespace_of(std::string_view project) const {
 }
 
 truth_ptr truth_of(const replica::tables& t, const std::string& project, const std::string& tunnel) {
-  const auto* row = t.tunnel(project, tunnel);
+  const auto row = t.tunnel(project, tunnel);
   if (row == nullptr) return nullptr;
-  const auto derived = t.derived.find({project, tunnel});
-  std::optional<tunnel::route_plan> fresh;  // the replica has derived it already, as a rule: no copy
-  if (derived == t.derived.end()) fresh = t.plan(*row);
-  const auto& plan = fresh ? *fresh : derived->second.plan;
+  const auto plan = t.plan(*row);
   auto out = std::make_shared<tunnel_truth>();
   for (const auto& p : plan.rules) {
     rule_truth rule{.index = p.index, .reason = std::string{tunnel::reason_of(p.what)}};
@@ -54,6 +51,15 @@ truth_ptr truth_of(const replica::tables& t, const std::string& project, const s
     }
     out->rules.push_back(std::move(rule));
   }
+  return out;
+}
+
+std::set<replica::entity_key> touched_tunnels(const replica::tables& t, const replica::change_set& c) {
+  std::set<replica::entity_key> out = c.routes;
+  out.insert(c.tunnels.begin(), c.tunnels.end());
+  for (const auto& key : c.connectors)
+    if (const auto at = t.tunnels_by_connector.find(key); at != t.tunnels_by_connector.end())
+      for (const auto& tunnel : at->second) out.insert({key.first, tunnel});
   return out;
 }
 

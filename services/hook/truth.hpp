@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,5 +30,8 @@ private:
 
 /// Null: there is no such tunnel.
 truth_ptr truth_of(const replica::tables& t, const std::string& project, const std::string& tunnel);
+
+/// Tunnels whose truth may be another one after this change.
+std::set<replica::entity_key> touched_tunnels(const replica::tables& t, const replica::change_set& c);
 
 }  // namespace warren::hook

@@ -45,7 +45,7 @@ const std::vector<setting>& settings() {
       {"hook.listener", "connector-tunnel", "The internal listener of the Envoys that reaches connectors."},
       {"hook.namespaces", "", "PROJECT=NAMESPACE where a project's HTTPRoutes are in a namespace of another name.", kind::list},
       {"hook.webhook", "", "http URL that is told when Envoy Gateway has to translate again; empty: only NATS, warren.v1.retranslate."},
-      {"hook.websocket_upgrade", "off", "Offline tunnels answer WebSockets 503, not Envoy's 403: connection managers get that upgrade, too.", kind::text, false, 0, 0, {"on", "off"}},
+      {"hook.websocket_upgrade", "auto", "Offline tunnels answer WebSockets 503, not Envoy's 403: connection managers get that upgrade. auto: unless it would open somebody else's route to WebSockets.", kind::text, false, 0, 0, {"auto", "on", "off"}},
       {"hook.reason_headers", "off", "retry-after and x-warren-reason on 503s.", kind::text, false, 0, 0, {"on", "off"}},
       {"http.listen", "127.0.0.1:7445", "/healthz, /readyz, /metrics.", kind::listen},
       {"log.level", "info", "trace, debug, info, warn, error, off.", kind::text, false, 0, 0, {"trace", "debug", "info", "warn", "error", "off"}},

@@ -33,6 +33,7 @@
 #include "services/gateway/programmed.hpp"
 #include "services/gateway/xds.hpp"
 #include "services/hook/announcer.hpp"
+#include "services/hook/fleets.hpp"
 #include "services/hook/server.hpp"
 #include "services/replica/actor.hpp"
 #include "services/replica/view.hpp"
@@ -121,7 +122,10 @@ hook::server_config hook_options(const config::effective& c) {
   o.projects = hook::namespaces{c.list("hook.namespaces")};
   o.settings.listener = c.text("hook.listener");
   o.settings.reason_headers = c.text("hook.reason_headers") == "on";
-  o.settings.websocket_upgrade = c.text("hook.websocket_upgrade") == "on";
+  const auto websockets = c.text("hook.websocket_upgrade");
+  o.settings.websockets = websockets == "on"    ? hook::websocket_upgrade::always
+                          : websockets == "off" ? hook::websocket_upgrade::never
+                                                : hook::websocket_upgrade::harmless;
   return o;
 }
 
@@ -375,6 +379,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   // ---- how it ends ----
   std::unique_ptr<bus::disconnect_watch> disconnects;
   std::unique_ptr<hook::announcer> hook_announcer;
+  std::unique_ptr<hook::fleets> hook_fleets;
   std::vector<bus::subscription> hook_hears;
   std::unique_ptr<hook::server> hook_server;
   std::unique_ptr<telemetry::http_server> http, hook_http;
@@ -406,6 +411,12 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   };
 
   // ---- gateways ----
+  const auto tell_ack = [&wired, to, link](const busv1::GatewayAck& ack) {
+    if (!wired) return;  // nothing is served before
+    caf::anon_send(to->replica, ack);
+    caf::anon_send(to->placement, to_partition{ack.partition(), ack});
+    link->publish(bus::ack_subject(ack.partition()), ack.SerializeAsString());
+  };
   gateway::gateway_server gateways{
       view,
       {.instance = me,
@@ -418,13 +429,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
              if (!n) throw std::runtime_error("the database is away");
              return *n;
            },
-       .on_ack =
-           [&wired, to, link](const busv1::GatewayAck& ack) {
-             if (!wired) return;  // nothing is served before
-             caf::anon_send(to->replica, ack);
-             caf::anon_send(to->placement, to_partition{ack.partition(), ack});
-             link->publish(bus::ack_subject(ack.partition()), ack.SerializeAsString());
-           }},
+       .on_ack = tell_ack},
       count};
   const int xds_port = gateways.start(c.text("xds.listen"));
   if (xds_port == 0) give_up(fmt::format("xds.listen {} cannot be listened on", c.text("xds.listen")));
@@ -445,7 +450,15 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
           count);
       for (const auto subject : {hook::retranslate_subject, hook::pulse_subject})
         hook_hears.push_back(link->subscribe(subject, [&a = *hook_announcer](auto on, auto payload, auto) { a.heard(on, payload); }));
-      options.on_answered = [&a = *hook_announcer](const hook::transformed& what, const auto&) { a.answered(what); };
+      hook_fleets = std::make_unique<hook::fleets>(
+          view, hook::fleets_config{.instance = me,
+                                    .projects = options.projects,
+                                    .next_stream = [db](auto then) { db->next_gateway_stream(std::move(then)); },
+                                    .on_ack = tell_ack});
+      options.on_answered = [&a = *hook_announcer, &f = *hook_fleets](const hook::answered_call& what) {
+        a.answered(what);
+        f.answered(what);
+      };
       options.on_failed = [&a = *hook_announcer] { a.failed(); };
       options.on_state = [&](bool open, const std::string& reason) {
         health.set("hook", open, reason);
@@ -594,6 +607,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     admin_server->send_watches_away(go_away_over);
     gateways.stop(go_away_over);
     if (hook_server) hook_server->close();
+    if (hook_fleets) hook_fleets->stop();
     caf::scoped_actor asker{system};
     asker->request(to->placement, drain_patience, drain{})
         .receive([](const drained& d) { spdlog::info("{} partitions released", d.released); },

@@ -151,7 +151,7 @@ struct hooked_envoy {
   std::uint16_t hook_port = stack::free_port();
   tunnel_gateway behind;
   stack::stack w{{.with_envoy = false, .partitions = 4, .project = "ns-0000",
-                  .configuration = {{"hook.listen", "127.0.0.1:" + std::to_string(hook_port)}, {"hook.websocket_upgrade", "on"}}}};
+                  .configuration = {{"hook.listen", "127.0.0.1:" + std::to_string(hook_port)}}}};
   hook_client client{"127.0.0.1:" + std::to_string(hook_port)};
   file_envoy envoy{behind.port()};
   const std::string request = envoy.request();

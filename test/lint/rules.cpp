@@ -19,7 +19,7 @@ const std::string cpp = "\\.(cpp|hpp)$";
 const std::string pure =
     "(actors/(core|replay)/|actors/[a-z_]+/(machine[a-z_]*|spec|status|plan|routing|acks|mass_silence"
     "|facts|session|liveness|attachments|commands|rows)\\."
-    "|services/gateway/(compile|catalogue|session|bootstrap)\\.|services/hook/(wire|transform|truth|retranslate)\\.|services/replica/(derivation|query|rows|tables|watch)\\.).*";
+    "|services/gateway/(compile|catalogue|session|bootstrap)\\.|services/hook/(wire|transform|truth|retranslate|handover)\\.|services/replica/(derivation|query|rows|tables|watch)\\.).*";
 
 /// A room of services/ and the rooms that its files may include.
 rule room(const std::string& name, const std::string& may, const std::string& why) {

@@ -280,16 +280,53 @@ TEST_CASE("a connection manager that has the upgrade keeps it as it is") {
   CHECK(out.listeners(0).SerializeAsString() == t.request.listeners(0).SerializeAsString());
 }
 
-TEST_CASE("an option gives connection managers the upgrade to WebSocket, once") {
+TEST_CASE("connection managers get the upgrade to WebSocket, once, where it opens nobody else's routes") {
   one_tunnel t;
-  const hook::transform_settings settings{.websocket_upgrade = true};
-  const truths all{{"p/t", truth({offline_rule()})}};
-  const auto once = run(t.request, all, settings);
-  const auto m = manager_of(decoded(once).listeners(0));
-  REQUIRE(m.upgrade_configs_size() == 2);
-  CHECK(m.upgrade_configs(0).upgrade_type() == "CONNECT");
-  CHECK(m.upgrade_configs(1).upgrade_type() == "websocket");
-  CHECK(hook::transform(as_request(once.response), find_in(all), settings).response == once.response);
+  using hook::websocket_upgrade;
+  auto asked = websocket_upgrade::harmless;
+  bool wanted = true;
+  const auto plain = [&] { return add_route(add_host(t.config, "plain", "plain.example.test"), "plain", "plain"); };
+  SECTION("there is nobody else") {}
+  SECTION("others say for themselves that they take WebSockets") {
+    plain()->mutable_route()->add_upgrade_configs()->set_upgrade_type("WebSocket");
+  }
+  SECTION("others say for themselves that they do not") {
+    auto* upgrade = plain()->mutable_route()->add_upgrade_configs();
+    upgrade->set_upgrade_type("websocket");
+    upgrade->mutable_enabled()->set_value(false);
+  }
+  SECTION("others say nothing") {
+    plain()->mutable_route()->add_upgrade_configs()->set_upgrade_type("spdy/3.1");
+    wanted = false;
+  }
+  SECTION("others say nothing, and it is wanted all the same") {
+    plain();
+    asked = websocket_upgrade::always;
+  }
+  SECTION("others forward nowhere") {
+    auto* r = plain();
+    r->clear_route();
+    r->mutable_direct_response()->set_status(404);
+  }
+  SECTION("another listener's routes say nothing") {
+    auto* other = t.request.add_routes();
+    other->set_name("other");
+    add_route(add_host(other, "plain", "plain.example.test"), "plain", "plain");
+  }
+  SECTION("it is not wanted") {
+    asked = websocket_upgrade::never;
+    wanted = false;
+  }
+  const hook::transform_settings settings{.websockets = asked};
+  for (const bool online : {false, true}) {  // not a listener that changes with every flip
+    const truths all{{"p/t", truth({online ? online_rule() : offline_rule()})}};
+    const auto once = run(t.request, all, settings);
+    const auto m = manager_of(decoded(once).listeners(0));
+    REQUIRE(m.upgrade_configs_size() == (wanted ? 2 : 1));
+    CHECK(m.upgrade_configs(0).upgrade_type() == "CONNECT");
+    if (wanted) CHECK(m.upgrade_configs(1).upgrade_type() == "websocket");
+    CHECK(hook::transform(as_request(once.response), find_in(all), settings).response == once.response);
+  }
 }
 
 TEST_CASE("domains stay unique in a route configuration, in Envoy's sense") {

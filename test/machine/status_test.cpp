@@ -180,6 +180,22 @@ TEST_CASE("another tunnel's refusal does not hold this one back") {
   CHECK(w.is("Ready") == "True/Ready");
 }
 
+TEST_CASE("a fleet behind the extension hook counts by what it was handed, and by what it was asked about") {
+  world w;
+  w.gateways[0].set_handed_over(true);
+  w.step();
+  CHECK(w.is("Ready") == "True/Ready");
+  CHECK(w.words("ConnectorMetadataProgrammed") == "1/1 gateways, revision 10; handed over: gw-a");
+  auto* r = w.gateways[0].add_refused();
+  r->set_tunnel_uid("uid-web");
+  r->set_message("it was not asked about HTTPRoute p/web");
+  r->set_pending(true);
+  w.step();
+  CHECK(w.is("Ready") == "False/Pending");
+  CHECK(w.words("Ready") == "0/1 gateways; waiting for gw-a (it was not asked about HTTPRoute p/web)");
+  CHECK(w.is("ConnectorMetadataProgrammed") == "False/Pending");
+}
+
 TEST_CASE("a gateway that has stalled is named and does not count") {
   world w;
   w.gateway("gw-b", 3, false).set_stalled(true);

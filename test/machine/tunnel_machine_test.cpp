@@ -292,6 +292,20 @@ TEST_CASE("Programmed waits for every gateway that counts, and for no other") {
     p.on(p.gateways({}, false));
     CHECK(p.programmed().status() == "Unknown");
   }
+  SECTION("a fleet behind the extension hook that was not asked about it is named, and so is what it was handed") {
+    auto e = p.gateways({{"gw-a", p.revision}, {"gw-b", p.revision, true, "it was not asked about HTTPRoute p/web"}});
+    e.mutable_gateways()->mutable_gateways(1)->set_handed_over(true);
+    e.mutable_gateways()->mutable_gateways(1)->mutable_refused(0)->set_pending(true);
+    p.on(e);
+    CHECK(p.programmed().status() == "False");
+    CHECK(p.programmed().reason() == "Pending");
+    CHECK(p.programmed().message() == "1/2 gateways; waiting for gw-b (it was not asked about HTTPRoute p/web)");
+    e = p.gateways({{"gw-a", p.revision}, {"gw-b", p.revision}});
+    e.mutable_gateways()->mutable_gateways(1)->set_handed_over(true);
+    p.on(e);
+    CHECK(p.programmed().status() == "True");
+    CHECK_THAT(p.programmed().message(), Catch::Contains("2/2 gateways") && Catch::Contains("handed over: gw-b"));
+  }
   SECTION("a refusal is the tunnel's own, in the gateway's words, and is mended by an acknowledgement") {
     p.on(p.gateways({{"gw-a", p.revision, true, "route: invalid path"}}));
     CHECK(p.programmed().reason() == "Rejected");
