@@ -52,7 +52,7 @@ std::string refused_resource(const corev1::Refusal& refusal, const replica::tabl
     return connector_name(refusal.connector().substr(0, slash), refusal.connector().substr(slash + 1));
   }
   for (const auto& [key, tunnel] : tables.tunnels)
-    if (tunnel->uid() == refusal.tunnel_uid()) return tunnel_name(key.first, key.second);
+    if (tunnel.holds(refusal.tunnel_uid()) && tunnel.unpack()->uid() == refusal.tunnel_uid()) return tunnel_name(key.first, key.second);
   return "tunnel " + refusal.tunnel_uid();
 }
 

@@ -67,7 +67,7 @@ bool gateway_follower::start(const replica::tables& t, partition_id registry, st
     }
     if (gone != t.deleted.end())
       for (const auto& each : gone->second.all)
-        if (each.revision > *from_ && each.gateway) out.push_back({{}, "gateways/" + each.gateway->name()});
+        if (each.revision > *from_ && each.gateway) out.push_back({{}, "gateways/" + each.gateway.unpack()->name()});
   }
   return true;
 }

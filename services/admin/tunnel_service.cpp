@@ -15,12 +15,13 @@ void show(const context& shared, const corev1::Reply& reply, api::Tunnel& out) {
   const auto& row = reply.row().tunnel();
   shared.view.read([&](const replica::tables& tables) {
     const auto at = tables.tunnels.find({row.project(), row.name()});
-    if (at == tables.tunnels.end() || at->second->uid() != row.uid()) {
+    const auto known = at == tables.tunnels.end() ? nullptr : at->second.unpack();
+    if (!known || known->uid() != row.uid()) {
       out = to_api(row, nullptr);
       return;
     }
     const auto derived = tables.derived.find(at->first);
-    out = to_api(*at->second, derived == tables.derived.end() ? nullptr : &*derived->second.conditions);
+    out = to_api(*known, derived == tables.derived.end() ? nullptr : &*derived->second.conditions());
   });
 }
 
@@ -88,7 +89,7 @@ unary* tunnel_service::GetTunnel(rpc* of, const api::GetTunnelRequest* q, api::T
         const auto at = tables.tunnels.find({name->project, name->name});
         if (at == tables.tunnels.end()) return not_found(q->name());
         const auto derived = tables.derived.find(at->first);
-        *a = to_api(*at->second, derived == tables.derived.end() ? nullptr : &*derived->second.conditions);
+        *a = to_api(*at->second.unpack(), derived == tables.derived.end() ? nullptr : &*derived->second.conditions());
         return grpc::Status::OK;
       });
 }
@@ -126,7 +127,8 @@ unary* tunnel_service::ExplainTunnel(rpc* of, const api::ExplainTunnelRequest* q
     if (auto cold = warm_enough(tables, shared_.partition_of(name->project)); !cold.ok()) return cold;
     *chain = tables.explain(name->project, name->name, wall_ms());
     if (chain->empty()) return not_found(q->name());
-    for (const auto& rule : tables.tunnel(name->project, name->name)->rules())
+    const auto row = tables.tunnel(name->project, name->name);
+    for (const auto& rule : row->rules())
       if (tables.connector(name->project, rule.connector()) != nullptr) connectors.insert(rule.connector());
     age_ms = tables.age_ms(shared_.partition_of(name->project), steady_ms());
     return grpc::Status::OK;

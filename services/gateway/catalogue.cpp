@@ -7,30 +7,29 @@ namespace warren::gateway {
 
 namespace {
 
-template <class Map, class Key> auto row_at(const Map& rows, const Key& key) -> decltype(rows.begin()->second.get()) {
+template <class Row> replica::row_ptr<Row> read(const replica::row_ptr<Row>& row) { return row; }
+template <class Row> replica::row_ptr<Row> read(const replica::packed_row<Row>& row) { return row.unpack(); }
+
+template <class Map, class Key> auto row_at(const Map& rows, const Key& key) -> decltype(read(rows.begin()->second)) {
   const auto it = rows.find(key);
-  return it == rows.end() ? nullptr : it->second.get();
+  return it == rows.end() ? nullptr : read(it->second);
 }
 
-tunnel::route_plan plan_of(const replica::tables& t, const v1::TunnelRow& row) {
-  return tunnel::plan_routes(
-      row, [&](const std::string& name) { return row_at(t.connectors, replica::entity_key{row.project(), name}); },
-      [&](const std::string& connector, const std::string& uid, std::int64_t generation) {
-        return row_at(t.attachments, replica::attachment_key{row.project(), connector, uid, generation});
-      });
+/// Whether the claim means this tunnel, and it can be routed.
+bool leads_to(const v1::HostnameClaimRow& claim, const v1::TunnelRow& row) {
+  return claim.project() == row.project() && claim.tunnel() == row.name() && claim.tunnel_uid() == row.uid() && !row.has_delete_time();
 }
 
-/// The claim that makes a host name lead to this row, if the row is the one that the claim means.
-const v1::TunnelRow* routed_tunnel(const replica::tables& t, const v1::HostnameClaimRow& claim) {
-  const auto* row = row_at(t.tunnels, replica::entity_key{claim.project(), claim.tunnel()});
-  if (row == nullptr || row->uid() != claim.tunnel_uid() || row->has_delete_time()) return nullptr;
-  return row;
+/// The tunnel that a claim leads to; nullptr: none.
+replica::row_ptr<v1::TunnelRow> routed_tunnel(const replica::tables& t, const v1::HostnameClaimRow& claim) {
+  auto row = t.tunnel(claim.project(), claim.tunnel());
+  return row && leads_to(claim, *row) ? row : nullptr;
 }
 
 bool has_claim(const replica::tables& t, const v1::TunnelRow& row) {
   return std::any_of(row.hostnames().begin(), row.hostnames().end(), [&](const std::string& host) {
-    const auto* claim = row_at(t.claims, host);
-    return claim != nullptr && routed_tunnel(t, *claim) == &row;
+    const auto claim = row_at(t.claims, host);
+    return claim && leads_to(*claim, row);
   });
 }
 
@@ -44,7 +43,20 @@ struct catalogue::work {
   revision_t revision = 0;
 };
 
-void catalogue::put(std::vector<change>& out, std::map<std::string, entry>& into, const std::string& gateway_class,
+std::string_view connector_of(std::string_view cluster) {
+  constexpr std::string_view prefix = "connector/";
+  return cluster.substr(0, prefix.size()) == prefix ? cluster.substr(prefix.size()) : std::string_view{};
+}
+
+const std::string* catalogue::class_with(const std::string& name, entries_by_name class_catalogue::*of, const std::string& first) const {
+  const auto likely = classes_.find(first);
+  if (likely != classes_.end() && (likely->second.*of).count(name) != 0) return &likely->first;
+  for (const auto& [each, c] : classes_)
+    if ((c.*of).count(name) != 0) return &each;
+  return nullptr;
+}
+
+void catalogue::put(std::vector<change>& out, entries_by_name& into, const std::string& gateway_class,
                     kind k, const std::string& name, entry e, revision_t revision) {
   const auto it = into.find(name);
   const bool same = it == into.end() ? e.what == nullptr
@@ -57,7 +69,15 @@ void catalogue::put(std::vector<change>& out, std::map<std::string, entry>& into
     e.what = it->second.what;
     it->second = std::move(e);
   } else {
-    into[name] = std::move(e);
+    const std::string_view key = e.what->name;
+    if (it == into.end()) {
+      into.emplace(key, std::move(e));
+    } else {
+      auto node = into.extract(it);
+      node.key() = key;  // before what it has pointed to may go
+      node.mapped() = std::move(e);
+      into.insert(std::move(node));
+    }
   }
   if (!same) out.push_back({gateway_class, k, name, partition, revision});
 }
@@ -66,22 +86,22 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
   std::vector<change> out;
 
   for (const auto& name : w.classes) {
-    const auto* row = row_at(t.gateway_classes, name);
+    const auto row = row_at(t.gateway_classes, name);
     auto& c = classes_[name];
     c.settings = row ? settings_of(*row) : class_settings{};
     c.served = row != nullptr && c.settings.dial != dial_mode::none;
     std::map<std::string, resource_ptr> wanted;
     if (c.served)
       for (auto& l : compile_listeners(c.settings)) wanted.emplace(l->name, l);
-    for (const auto& [known, unused] : c.listeners) wanted.try_emplace(known, nullptr);
+    for (const auto& [known, unused] : c.listeners) wanted.try_emplace(std::string{known}, nullptr);
     for (auto& [listener, what] : wanted)
       put(out, c.listeners, name, kind::listener, listener, {.what = what, .partition = row ? row->partition() : 0},
           w.revision);
     if (c.settings.dial != dial_mode::tunnel_listener)
       while (!c.clusters.empty()) put(out, c.clusters, name, kind::cluster, std::string{c.clusters.begin()->first}, {}, w.revision);
     // A class's settings are part of each of its routes.
-    for (const auto& [key, tunnel] : t.tunnels)
-      if (tunnel->gateway_class() == name) {
+    for (const auto& [key, packed] : t.tunnels)
+      if (const auto tunnel = packed.unpack(); tunnel->gateway_class() == name) {
         w.tunnels.insert(key);
         w.hostnames.insert(tunnel->hostnames().begin(), tunnel->hostnames().end());
       }
@@ -89,64 +109,58 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
 
   for (const auto& key : w.connectors) {
     const auto name = cluster_name(key.first, key.second);
-    const auto* row = row_at(t.connectors, key);
+    const auto row = row_at(t.connectors, key);
     const bool was = clusters_.count(name) != 0;
     auto what = row ? compile_cluster(*row) : nullptr;
     const bool appears_or_goes = was != (what != nullptr);
     if (const auto it = t.tunnels_by_connector.find(key); it != t.tunnels_by_connector.end())
       for (const auto& tunnel : it->second) {
         // A rule's own cluster says what the connector's key is.
-        const auto* behind = row_at(t.tunnels, replica::entity_key{key.first, tunnel});
+        const auto behind = row_at(t.tunnels, replica::entity_key{key.first, tunnel});
         const auto* cls = behind ? find_class(behind->gateway_class()) : nullptr;
         if (appears_or_goes || (cls != nullptr && cls->settings.dial == dial_mode::tunnel_listener)) w.tunnels.insert({key.first, tunnel});
       }
     put(out, clusters_, "", kind::cluster, name,
-        {.what = std::move(what), .partition = row ? row->partition() : w.partition,
-         .connector = key.first + "/" + key.second},
-        w.revision);
+        {.what = std::move(what), .partition = row ? row->partition() : w.partition}, w.revision);
   }
 
   // A tunnel that changes class or goes takes its host names along.
   for (const auto& key : w.tunnels)
-    if (const auto* row = row_at(t.tunnels, key))
+    if (const auto row = row_at(t.tunnels, key))
       w.hostnames.insert(row->hostnames().begin(), row->hostnames().end());
   for (const auto& host : w.hostnames)
-    if (const auto* claim = row_at(t.claims, host)) w.tunnels.insert({claim->project(), claim->tunnel()});
+    if (const auto claim = row_at(t.claims, host)) w.tunnels.insert({claim->project(), claim->tunnel()});
 
   for (const auto& key : w.tunnels) {
     const auto name = route_name(key.first, key.second);
-    const auto* row = row_at(t.tunnels, key);
+    const auto row = row_at(t.tunnels, key);
     const bool routed = row != nullptr && !row->has_delete_time() && has_claim(t, *row);
-    const auto was = class_of_tunnel_.find(key);
-    if (was != class_of_tunnel_.end() && (!routed || was->second != row->gateway_class())) {
-      put(out, classes_[was->second].routes, was->second, kind::route, name, {}, w.revision);
-      drop_clusters(out, was->second, key, {}, w.revision);
-      class_of_tunnel_.erase(was);
+    const auto* was = class_with(name, &class_catalogue::routes, row ? row->gateway_class() : std::string{});
+    if (was != nullptr && (!routed || *was != row->gateway_class())) {
+      put(out, classes_[*was].routes, *was, kind::route, name, {}, w.revision);
+      drop_clusters(out, *was, key, {}, w.revision);
     }
     if (!routed) continue;
     auto& c = classes_[row->gateway_class()];
     auto what = compile_tunnel(out, t, *row, w.revision);
-    if (what) class_of_tunnel_[key] = row->gateway_class();
     put(out, c.routes, row->gateway_class(), kind::route, name,
-        {.what = std::move(what), .partition = row->partition(), .tunnel_uid = row->uid()}, w.revision);
+        {.what = std::move(what), .partition = row->partition(), .tunnel_uid = replica::shared_bytes{row->uid()}}, w.revision);
   }
 
   for (const auto& host : w.hostnames) {
-    const auto* claim = row_at(t.claims, host);
-    const auto* row = claim ? routed_tunnel(t, *claim) : nullptr;
-    const auto was = class_of_scope_.find(host);
-    if (was != class_of_scope_.end() && (row == nullptr || was->second != row->gateway_class())) {
-      put(out, classes_[was->second].scopes, was->second, kind::scope, host, {}, w.revision);
-      class_of_scope_.erase(was);
-    }
+    const auto claim = row_at(t.claims, host);
+    const auto row = claim ? routed_tunnel(t, *claim) : nullptr;
+    const auto* was = class_with(host, &class_catalogue::scopes, row ? row->gateway_class() : std::string{});
+    if (was != nullptr && (row == nullptr || *was != row->gateway_class()))
+      put(out, classes_[*was].scopes, *was, kind::scope, host, {}, w.revision);
     if (row == nullptr) continue;
     auto& c = classes_[row->gateway_class()];
-    const auto route = route_name(row->project(), row->name());
     // A scope without its route configuration would hold Envoy's answer back for ever.
-    auto what = c.routes.count(route) ? compile_scope(*claim) : nullptr;
-    if (what) class_of_scope_[host] = row->gateway_class();
+    const auto route = c.routes.find(route_name(row->project(), row->name()));
+    auto what = route == c.routes.end() ? nullptr : compile_scope(*claim);
     put(out, c.scopes, row->gateway_class(), kind::scope, host,
-        {.what = std::move(what), .partition = row->partition(), .tunnel_uid = row->uid(), .route = route}, w.revision);
+        {.what = std::move(what), .partition = row->partition(),
+         .tunnel_uid = route == c.routes.end() ? replica::shared_bytes{} : route->second.tunnel_uid}, w.revision);
   }
   return out;
 }
@@ -154,7 +168,7 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
 resource_ptr catalogue::compile_tunnel(std::vector<change>& out, const replica::tables& t, const v1::TunnelRow& row,
                                        revision_t revision) {
   auto& c = classes_[row.gateway_class()];
-  const auto plan = plan_of(t, row);
+  const auto plan = t.plan(row);
   if (c.settings.dial != dial_mode::tunnel_listener)
     return compile_route(
         row, plan,
@@ -165,8 +179,7 @@ resource_ptr catalogue::compile_tunnel(std::vector<change>& out, const replica::
   for (auto p : plan.rules) {
     // Where it would lead: the cluster stays while the connector is offline, as one that is dialled directly does.
     p.what = tunnel::outcome::live;
-    const auto* connector = row_at(t.connectors, replica::entity_key{row.project(), p.rule.connector()});
-    if (const auto to = endpoint_of(p, connector))
+    if (const auto to = endpoint_of(p, t.connector(row.project(), p.rule.connector())))
       if (auto cluster = compile_rule_cluster(row.project(), row.name(), p.index, *to)) clusters[p.index] = std::move(cluster);
   }
   auto what = compile_route(
@@ -178,7 +191,7 @@ resource_ptr catalogue::compile_tunnel(std::vector<change>& out, const replica::
   for (auto& [index, cluster] : clusters) {
     kept.insert(cluster->name);
     put(out, c.clusters, row.gateway_class(), kind::cluster, cluster->name,
-        {.what = cluster, .partition = row.partition(), .tunnel_uid = row.uid()}, revision);
+        {.what = cluster, .partition = row.partition(), .tunnel_uid = replica::shared_bytes{row.uid()}}, revision);
   }
   drop_clusters(out, row.gateway_class(), {row.project(), row.name()}, kept, revision);
   return what;
@@ -189,8 +202,8 @@ void catalogue::drop_clusters(std::vector<change>& out, const std::string& gatew
   auto& all = classes_[gateway_class].clusters;
   const auto prefix = "rule/" + tunnel.first + "/" + tunnel.second + "/";
   std::vector<std::string> gone;
-  for (auto it = all.lower_bound(prefix); it != all.end() && it->first.compare(0, prefix.size(), prefix) == 0; ++it)
-    if (but.count(it->first) == 0) gone.push_back(it->first);
+  for (auto it = all.lower_bound(prefix); it != all.end() && it->first.substr(0, prefix.size()) == prefix; ++it)
+    if (but.count(std::string{it->first}) == 0) gone.emplace_back(it->first);
   for (const auto& name : gone) put(out, all, gateway_class, kind::cluster, name, {}, revision);
 }
 
@@ -198,16 +211,20 @@ std::vector<change> catalogue::rebuild(const replica::tables& t) {
   work w;
   w.revision = 1;  // when it changed is not known: as early as can be
   for (const auto& [key, row] : t.tunnels) w.tunnels.insert(key);
-  for (const auto& [key, name] : class_of_tunnel_) w.tunnels.insert(key);
   for (const auto& [key, row] : t.connectors) w.connectors.insert(key);
-  for (const auto& [name, e] : clusters_) {
-    const auto slash = e.connector.find('/');
-    if (slash != std::string::npos) w.connectors.insert({e.connector.substr(0, slash), e.connector.substr(slash + 1)});
-  }
+  const auto entity = [](std::string_view path) {
+    const auto slash = path.find('/');
+    return replica::entity_key{path.substr(0, slash), path.substr(slash + 1)};
+  };
+  for (const auto& [name, e] : clusters_)
+    if (const auto of = connector_of(name); !of.empty()) w.connectors.insert(entity(of));
   for (const auto& [host, row] : t.claims) w.hostnames.insert(host);
-  for (const auto& [host, name] : class_of_scope_) w.hostnames.insert(host);
   for (const auto& [name, row] : t.gateway_classes) w.classes.insert(name);
-  for (const auto& [name, c] : classes_) w.classes.insert(name);
+  for (const auto& [name, c] : classes_) {
+    w.classes.insert(name);
+    for (const auto& [route, e] : c.routes) w.tunnels.insert(entity(route.substr(route.find('/') + 1)));
+    for (const auto& [host, e] : c.scopes) w.hostnames.emplace(host);
+  }
   auto out = compile(t, w);
   auto agents = compile_agents_cluster();
   put(out, clusters_, "", kind::cluster, agents->name, {.what = agents}, w.revision);
@@ -257,8 +274,8 @@ const class_catalogue* catalogue::find_class(const std::string& name) const {
   return it == classes_.end() ? nullptr : &it->second;
 }
 
-const std::map<std::string, entry>& catalogue::entries(const std::string& gateway_class, kind k) const {
-  static const std::map<std::string, entry> none;
+const entries_by_name& catalogue::entries(const std::string& gateway_class, kind k) const {
+  static const entries_by_name none;
   const auto* c = find_class(gateway_class);
   if (k == kind::cluster) return c && c->settings.dial == dial_mode::tunnel_listener ? c->clusters : clusters_;
   if (c == nullptr) return none;

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "actors/core/ids.hpp"
@@ -17,17 +18,19 @@ namespace warren::gateway {
 struct entry {
   resource_ptr what;
   partition_id partition = 0;
-  std::string tunnel_uid;  ///< of a route or scope
-  std::string connector;   ///< "project/name", of a cluster
-  std::string route;       ///< of a scope: the route configuration that it names
+  replica::shared_bytes tunnel_uid;  ///< of a route, a scope, or a rule's cluster
 };
+/// By the resource's name, which the key points to.
+using entries_by_name = std::map<std::string_view, entry>;
+/// "project/name" of a connector's own cluster; empty: it is another one.
+std::string_view connector_of(std::string_view cluster);
 
 /// What every gateway of one class shall run.
 struct class_catalogue {
   class_settings settings;
   bool served = false;                         ///< it exists, and its dial mode is one that is known
-  std::map<std::string, entry> listeners, routes, scopes;
-  std::map<std::string, entry> clusters;       ///< of its tunnels' rules; dial mode `tunnel-listener` only
+  entries_by_name listeners, routes, scopes;
+  entries_by_name clusters;                    ///< of its tunnels' rules; dial mode `tunnel-listener` only
 };
 
 /// A resource that changed, appeared or went, for the gateways of one class (empty: all that dial directly).
@@ -49,7 +52,7 @@ public:
 
   const entry* find(const std::string& gateway_class, kind k, const std::string& name) const;
   const class_catalogue* find_class(const std::string& name) const;
-  const std::map<std::string, entry>& entries(const std::string& gateway_class, kind k) const;
+  const entries_by_name& entries(const std::string& gateway_class, kind k) const;
   /// The revision up to which a partition's changes have been applied.
   revision_t processed(partition_id p) const;
   const std::map<partition_id, revision_t>& processed() const { return processed_; }
@@ -61,13 +64,14 @@ private:
   resource_ptr compile_tunnel(std::vector<change>& out, const replica::tables& t, const v1::TunnelRow& row, revision_t revision);
   void drop_clusters(std::vector<change>& out, const std::string& gateway_class, const replica::entity_key& tunnel,
                      const std::set<std::string>& but, revision_t revision);
-  void put(std::vector<change>& out, std::map<std::string, entry>& into, const std::string& gateway_class, kind k,
+  void put(std::vector<change>& out, entries_by_name& into, const std::string& gateway_class, kind k,
            const std::string& name, entry e, revision_t revision);
 
-  std::map<std::string, entry> clusters_;                         ///< of connectors, for the classes that dial directly
-  std::map<std::string, class_catalogue> classes_;
-  std::map<replica::entity_key, std::string> class_of_tunnel_;    ///< where its route is
-  std::map<std::string, std::string> class_of_scope_;             ///< by host name
+  /// The class that has this resource, most likely `first`; nullptr: none has.
+  const std::string* class_with(const std::string& name, entries_by_name class_catalogue::*of, const std::string& first) const;
+
+  entries_by_name clusters_;                        ///< of connectors, for the classes that dial directly
+  std::map<std::string, class_catalogue> classes_;  ///< a route, as a scope, is in one of them at most
   std::map<partition_id, revision_t> processed_;
 };
 

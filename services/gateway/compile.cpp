@@ -68,7 +68,7 @@ std::string version_of(std::string_view bytes) {
   std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
   SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data());
   std::string out;
-  for (std::size_t i = 0; i < 8; ++i) {
+  for (std::size_t i = 0; i < 7; ++i) {  // what a string holds without memory of its own
     constexpr std::string_view hex = "0123456789abcdef";
     out += hex[digest[i] >> 4];
     out += hex[digest[i] & 15];
@@ -80,6 +80,7 @@ resource_ptr make(std::string name, const google::protobuf::Message& m, std::vec
   auto out = std::make_shared<resource>();
   out->name = std::move(name);
   out->bytes = serialise(m);
+  out->bytes.shrink_to_fit();  // they are kept, and were made in memory twice as large
   out->version = version_of(out->bytes);
   out->clusters = std::move(clusters);
   return out;
@@ -303,6 +304,12 @@ resource_ptr compile_scope(const v1::HostnameClaimRow& claim) {
   scope.set_route_configuration_name(route_name(claim.project(), claim.tunnel()));
   scope.mutable_key()->add_fragments()->set_string_key(claim.hostname());
   return make(claim.hostname(), scope);
+}
+
+std::string route_of(const resource& scope) {
+  route::ScopedRouteConfiguration parsed;
+  parsed.ParseFromString(scope.bytes);
+  return parsed.route_configuration_name();
 }
 
 namespace {

@@ -62,6 +62,8 @@ bool newer_claim(const v1::HostnameClaimRow& a, const v1::HostnameClaimRow& b);
 
 /// The scope of a host name: null when the name cannot be one.
 resource_ptr compile_scope(const v1::HostnameClaimRow& claim);
+/// The route configuration that a scope names.
+std::string route_of(const resource& scope);
 
 /// The connector's cluster: null unless it has a usable key and usable addresses. It stays while the connector is
 /// offline: its tunnels' routes do not lead there, and to remove and make it again costs Envoy more than to keep it.

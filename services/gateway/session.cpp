@@ -11,7 +11,9 @@ namespace {
 
 constexpr std::size_t batch_names_max = 1000;        // in one response
 constexpr std::size_t batch_bytes_max = 1024 * 1024;
-constexpr std::size_t routes_under_way_max = 256;
+constexpr std::size_t routes_under_way_max = 64;     // responses
+constexpr std::size_t routes_waiting_many = 32;      // a mass change: some travel together, a quarter less work for a gateway
+constexpr std::size_t routes_together_max = 16;
 constexpr std::size_t message_bytes_max = 1024;      // of a gateway's own words
 constexpr std::size_t name_bytes_max = 512;
 constexpr std::size_t foreign_names_max = 200'000;   // subscribed or listed by the gateway
@@ -30,7 +32,7 @@ session::session(const catalogue& c, std::string gateway_class) : catalogue_{c},
   // Until the gateway says otherwise it has nothing, and how old that state is does not matter.
   for (auto k : order)
     for (const auto& [name, e] : catalogue_.entries(class_, k)) {
-      auto& n = types_[index(k)].names[name];
+      auto& n = types_[index(k)].names[std::string{name}];
       n.partition = e.partition;
       n.baseline = true;
       ++baseline_left_;
@@ -45,7 +47,7 @@ std::string session::request(const discovery::DeltaDiscoveryRequest& r, std::int
   // Other types are nobody's error (Envoy may ask for secrets); they are never answered.
   if (!k) return {};
   auto& t = types_[index(*k)];
-  if (t.subscribed.size() + static_cast<std::size_t>(r.resource_names_subscribe_size()) > foreign_names_max ||
+  if (t.subscriptions + static_cast<std::size_t>(r.resource_names_subscribe_size()) > foreign_names_max ||
       static_cast<std::size_t>(r.initial_resource_versions_size()) > foreign_names_max)
     return "more names than a gateway can have";
   for (const auto& name : r.resource_names_subscribe())
@@ -60,7 +62,7 @@ std::string session::request(const discovery::DeltaDiscoveryRequest& r, std::int
     for (const auto& name : r.resource_names_subscribe()) subscribe(*k, name);
     for (const auto& name : r.resource_names_unsubscribe()) {
       if (name == "*") t.wildcard = false;
-      t.subscribed.erase(name);
+      if (const auto it = t.names.find(name); it != t.names.end()) set_subscribed(t, it->second, false);
       drop_if_idle(*k, name);
     }
   }
@@ -71,9 +73,10 @@ std::string session::request(const discovery::DeltaDiscoveryRequest& r, std::int
 void session::first_request(kind k, const discovery::DeltaDiscoveryRequest& r) {
   auto& t = types_[index(k)];
   t.known = true;
+  std::set<std::string> subscribed;
   for (const auto& name : r.resource_names_subscribe()) {
     if (name == "*") t.wildcard = true;
-    else t.subscribed.insert(name);
+    else subscribed.insert(name);
   }
   if (r.resource_names_subscribe().empty() && k != kind::route) t.wildcard = true;
   t.owes_answer = t.wildcard && r.initial_resource_versions().empty();
@@ -82,18 +85,25 @@ void session::first_request(kind k, const discovery::DeltaDiscoveryRequest& r) {
     const auto [it, added] = t.names.try_emplace(name);
     it->second.acked = version;
     // Something that is not ours any more: taken away before the gateway has caught up.
-    if (added && k != kind::route && covers(t, name)) {
+    if (added && k != kind::route && (t.wildcard || subscribed.count(name) != 0)) {
       it->second.baseline = true;
       ++baseline_left_;
       set_pending(it->second, 1);
     }
   }
-  for (const auto& name : t.subscribed) {
+  for (const auto& name : subscribed) {
     auto& n = t.names[name];
+    set_subscribed(t, n, true);
     if (n.acked.empty()) n.must_answer = true;
   }
   for (auto& [name, n] : t.names)
-    if (covers(t, name)) weigh(k, name, n, 0);
+    if (covers(t, n)) weigh(k, name, n, 0);
+}
+
+void session::set_subscribed(type_state& t, name_state& n, bool is) {
+  if (n.subscribed == is) return;
+  n.subscribed = is;
+  t.subscriptions = is ? t.subscriptions + 1 : t.subscriptions - 1;
 }
 
 void session::subscribe(kind k, const std::string& name) {
@@ -102,13 +112,13 @@ void session::subscribe(kind k, const std::string& name) {
     t.wildcard = true;
     t.owes_answer = true;
   } else {
-    t.subscribed.insert(name);
+    set_subscribed(t, t.names[name], true);
     if (k == kind::route) unasked_.erase(name);
   }
   const auto again = [&](const std::string& one, name_state& n) {
     n.acked.clear();
     n.must_answer = true;
-    n.refused_version.clear();
+    if (n.refused) n.refused->version.clear();
     weigh(k, one, n, 0);
   };
   if (name == "*") {
@@ -127,9 +137,10 @@ void session::changed(const change& c) {
   // A scope refused for good leaves its route without a subscription; a new one brings it back.
   if (c.type == kind::scope)
     if (const auto* e = catalogue_.find(class_, kind::scope, c.name)) {
-      unasked_.erase(e->route);
-      if (const auto it = types_[index(kind::route)].names.find(e->route); it != types_[index(kind::route)].names.end())
-        weigh(kind::route, e->route, it->second, std::max<revision_t>(c.revision, 1));
+      const auto route = route_of(*e->what);
+      unasked_.erase(route);
+      if (const auto it = types_[index(kind::route)].names.find(route); it != types_[index(kind::route)].names.end())
+        weigh(kind::route, route, it->second, std::max<revision_t>(c.revision, 1));
     }
 }
 
@@ -137,19 +148,18 @@ void session::tick(std::int64_t now_ms) { update_state(now_ms); }
 
 // ---- what has to be sent ----
 
-bool session::covers(const type_state& t, const std::string& name) const {
-  return t.known && (t.wildcard || t.subscribed.count(name) != 0);
-}
-
 std::string session::target_version(kind k, const std::string& name) const {
   const auto* e = catalogue_.find(class_, k, name);
   return e ? e->what->version : std::string{};
 }
 
 void session::weigh(kind k, const std::string& name, name_state& n, revision_t revision) {
+  static const std::string nowhere;
   auto& t = types_[index(k)];
-  const auto target = target_version(k, name);
-  if (const auto* e = catalogue_.find(class_, k, name)) set_partition(n, e->partition);
+  const auto* e = catalogue_.find(class_, k, name);
+  const auto& target = e ? e->what->version : nowhere;
+  const bool removal = k == kind::cluster && e == nullptr;
+  if (e) set_partition(n, e->partition);
 
   // A route configuration goes when its last scope does: the gateway unsubscribes by itself.
   const bool ignored = k == kind::route && target.empty() && !n.must_answer;
@@ -157,46 +167,50 @@ void session::weigh(kind k, const std::string& name, name_state& n, revision_t r
   if (n.in_flight) {
     if (target == n.sent && !n.must_answer) {
       n.pending_next = 0;
-      mark(k, name, n, false);
+      unmark(t, name, n);
     } else if (ignored) {
-      mark(k, name, n, false);
+      unmark(t, name, n);
     } else {
       if (revision != 0 && n.pending_next == 0) n.pending_next = revision;
-      mark(k, name, n, true);
+      mark(t, name, n, removal);
     }
     return;
   }
   // What has changed since it was refused is tried; until that is acknowledged the refusal stands for what was before.
-  const bool withheld = n.refused && target == n.refused_version && !n.must_answer;
-  const bool unasked = k == kind::route && unasked_.count(name) != 0;
+  const bool withheld = n.refused && target == n.refused->version && !n.must_answer;
+  const bool unasked = k == kind::route && !unasked_.empty() && unasked_.count(name) != 0;
   const bool done = ignored || withheld || unasked || (target == n.acked && !n.must_answer);
   if (done) {
     if (!withheld) forget_refusal(k, name, n);
-    mark(k, name, n, false);
+    unmark(t, name, n);
     set_pending(n, 0);
     settle_baseline(n);
     return;
   }
   if (revision != 0 && (n.pending == 0 || revision < n.pending)) set_pending(n, revision);
   // A new tunnel's route is pending from the start, and is sent when the gateway, told of its scope, asks.
-  mark(k, name, n, covers(t, name));
+  if (covers(t, n)) mark(t, name, n, removal);
+  else unmark(t, name, n);
 }
 
 void session::forget_refusal(kind k, const std::string& name, name_state& n) {
   if (!n.refused) return;
-  refused_[n.refused->partition].erase({k, name});
-  touched_.insert(n.refused->partition);
+  refused_[n.refused->what.partition].erase({k, name});
+  touched_.insert(n.refused->what.partition);
   n.refused.reset();
-  n.refused_version.clear();
 }
 
-void session::mark(kind k, const std::string& name, name_state& n, bool dirty) {
-  auto& t = types_[index(k)];
-  n.dirty = dirty;
+void session::mark(type_state& t, const std::string& name, name_state& n, bool removal) {
+  n.dirty = true;
+  (removal ? t.dirty : t.dirty_removals).erase(name);
+  (removal ? t.dirty_removals : t.dirty).insert(name);
+}
+
+void session::unmark(type_state& t, const std::string& name, name_state& n) {
+  if (!n.dirty) return;
+  n.dirty = false;
   t.dirty.erase(name);
   t.dirty_removals.erase(name);
-  if (!dirty) return;
-  (k == kind::cluster && target_version(k, name).empty() ? t.dirty_removals : t.dirty).insert(name);
 }
 
 void session::set_pending(name_state& n, revision_t revision) {
@@ -234,15 +248,15 @@ void session::drop_if_idle(kind k, const std::string& name) {
   const auto it = t.names.find(name);
   if (it == t.names.end()) return;
   auto& n = it->second;
-  if (k == kind::route && t.subscribed.count(name) == 0 && !t.wildcard) {
+  if (k == kind::route && !n.subscribed && !t.wildcard) {
     // Envoy drops what it unsubscribes from.
     n.acked.clear();
     n.must_answer = false;
-    if (!n.in_flight) mark(k, name, n, false);
+    if (!n.in_flight) unmark(t, name, n);
   }
   if (n.in_flight || n.dirty || n.must_answer || n.pending != 0 || n.refused || !target_version(k, name).empty()) return;
   if (!n.acked.empty() && k != kind::route) return;
-  if (t.subscribed.count(name) != 0) return;
+  if (n.subscribed) return;
   settle_baseline(n);
   if (k == kind::route) unasked_.erase(name);
   t.names.erase(it);
@@ -252,7 +266,7 @@ std::vector<programmed_name> session::programmed(kind k, const std::string& afte
   std::vector<programmed_name> out;
   const auto& names = types_[index(k)].names;
   for (auto it = names.upper_bound(after); it != names.end() && out.size() < max; ++it)
-    out.push_back({it->first, target_version(k, it->first), it->second.acked, it->second.in_flight, it->second.refused.has_value()});
+    out.push_back({it->first, target_version(k, it->first), it->second.acked, it->second.in_flight, it->second.refused != nullptr});
   return out;
 }
 
@@ -310,8 +324,8 @@ void session::refuse(kind k, const std::string& name, const std::string& message
   refusal out{.type = k, .name = name, .partition = n.partition, .revision = n.pending,
               .message = message.substr(0, message_bytes_max), .at_ms = now_ms};
   if (const auto* e = catalogue_.find(class_, k, name)) {
-    out.tunnel_uid = e->tunnel_uid;
-    out.connector = e->connector;
+    out.tunnel_uid = e->tunnel_uid.view();
+    if (k == kind::cluster) out.connector = connector_of(name);
   }
   last_refusal_ = out;
   forget_refusal(k, name, n);
@@ -320,8 +334,7 @@ void session::refuse(kind k, const std::string& name, const std::string& message
     n.must_answer = false;
   } else {
     if (target_version(k, name) == refused_version) n.must_answer = false;
-    n.refused_version = refused_version;
-    n.refused = std::move(out);
+    n.refused = std::make_unique<refused_as>(refused_as{std::move(out), refused_version});
     refused_[n.partition].insert({k, name});
     touched_.insert(n.partition);
   }
@@ -335,9 +348,10 @@ void session::refuse(kind k, const std::string& name, const std::string& message
   const auto* e = catalogue_.find(class_, kind::scope, name);
   if (e == nullptr) return;
   auto& routes = types_[index(kind::route)];
-  const auto r = routes.names.find(e->route);
-  if (r == routes.names.end() || routes.subscribed.count(e->route) != 0) return;
-  unasked_.insert(e->route);
+  const auto route = route_of(*e->what);
+  const auto r = routes.names.find(route);
+  if (r == routes.names.end() || r->second.subscribed) return;
+  unasked_.insert(route);
   set_pending(r->second, 0);
   settle_baseline(r->second);
 }
@@ -369,32 +383,55 @@ std::vector<std::string> session::take_batch(kind k, std::set<std::string>& from
   return out;
 }
 
+/// One alone, unless many wait; one that was refused before is always alone.
+std::vector<std::string> session::take_routes(const type_state& t) const {
+  std::vector<std::string> out;
+  if (t.flights.size() >= routes_under_way_max) return out;
+  const auto most = t.dirty.size() < routes_waiting_many ? 1 : routes_together_max;
+  std::size_t bytes = 0;
+  for (const auto& name : t.dirty) {
+    const auto& n = t.names.find(name)->second;
+    if (n.in_flight || (n.refused && !out.empty()) || !may_send_route(name)) continue;
+    const auto* e = catalogue_.find(class_, kind::route, name);
+    bytes += e ? e->what->bytes.size() : name.size();
+    if (!out.empty() && bytes > batch_bytes_max) break;
+    out.push_back(name);
+    if (n.refused || out.size() >= most) break;
+  }
+  return out;
+}
+
+/// The next part of a refused response, as far as it still has to be sent; empty: there is none.
+std::vector<std::string> session::take_suspects(type_state& t) const {
+  while (!t.suspects.empty()) {
+    auto group = std::move(t.suspects.front());
+    t.suspects.pop_front();
+    std::erase_if(group, [&](const std::string& name) {
+      const auto it = t.names.find(name);
+      return it == t.names.end() || !it->second.dirty || it->second.in_flight;
+    });
+    if (!group.empty()) return group;
+  }
+  return {};
+}
+
 std::optional<discovery::DeltaDiscoveryResponse> session::poll(std::int64_t now_ms) {
   bool routes_or_scopes_left = false;
   for (auto k : order) {
     auto& t = types_[index(k)];
     if (!t.known) continue;
     if (k == kind::route) {
-      for (const auto& name : t.dirty) {
-        routes_or_scopes_left = true;
-        if (t.flights.size() >= routes_under_way_max) break;
-        if (t.names[name].in_flight || !may_send_route(name)) continue;
-        return respond(k, {name}, now_ms);
-      }
+      routes_or_scopes_left = !t.dirty.empty();
+      auto names = take_suspects(t);
+      if (names.empty()) names = take_routes(t);
+      if (!names.empty()) return respond(k, names, now_ms);
       continue;
     }
     if (!t.flights.empty()) {
       routes_or_scopes_left = routes_or_scopes_left || (k == kind::scope && !t.dirty.empty());
       continue;
     }
-    while (!t.suspects.empty()) {
-      auto group = std::move(t.suspects.front());
-      t.suspects.pop_front();
-      group.erase(std::remove_if(group.begin(), group.end(),
-                                 [&](const std::string& name) { return t.names.count(name) == 0 || !t.names[name].dirty; }),
-                  group.end());
-      if (!group.empty()) return respond(k, group, now_ms);
-    }
+    if (const auto suspects = take_suspects(t); !suspects.empty()) return respond(k, suspects, now_ms);
     if (!t.dirty.empty() || t.owes_answer) return respond(k, take_batch(k, t.dirty), now_ms);
   }
   auto& clusters = types_[index(kind::cluster)];
@@ -425,7 +462,7 @@ discovery::DeltaDiscoveryResponse session::respond(kind k, const std::vector<std
       n.sent.clear();
       out.add_removed_resources(name);
     }
-    mark(k, name, n, false);
+    unmark(t, name, n);
   }
   t.flights[out.nonce()] = {names, now_ms};
   ++t.responses;
@@ -448,9 +485,9 @@ std::vector<refusal> session::refusals(partition_id p) const {
     const auto known = names.find(name);
     if (known == names.end() || !known->second.refused) continue;
     const auto& n = known->second;
-    out.push_back(*n.refused);
-    const bool on_trial = n.pending != 0 && target_version(k, name) != n.refused_version;
-    out.back().until = on_trial ? n.pending - 1 : std::max(n.refused->revision, catalogue_.processed(p));
+    out.push_back(n.refused->what);
+    const bool on_trial = n.pending != 0 && target_version(k, name) != n.refused->version;
+    out.back().until = on_trial ? n.pending - 1 : std::max(n.refused->what.revision, catalogue_.processed(p));
   }
   return out;
 }

@@ -2,14 +2,16 @@
 // what it refused. No I/O, no clock, no thread: requests and changes in, responses out.
 //
 // Order on the wire: clusters, listeners, routes, scopes, and removed clusters after all of these, in one breath.
-// One response per type is unacknowledged at a time, but for routes: each travels alone, many at once. What
-// changes meanwhile is a mark on a name, never a queue, so a slow gateway costs its names and no more.
+// One response per type is unacknowledged at a time, but for routes: each travels alone, many at once, and only in a
+// mass change some together. A refused response of several is halved until the culprit is alone. What changes
+// meanwhile is a mark on a name, never a queue, so a slow gateway costs its names and no more.
 #pragma once
 
 #include <array>
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -81,19 +83,24 @@ public:
 private:
   static std::size_t index(kind k) { return static_cast<std::size_t>(k); }
 
-  /// One name of one type. Versions are empty for "not there".
+  /// What a gateway does not take, until it changes.
+  struct refused_as {
+    refusal what;
+    std::string version;  ///< empty: it is tried all the same
+  };
+  /// One name of one type: there are as many as resources. Versions are empty for "not there".
   struct name_state {
     std::string acked;            ///< what the gateway runs
     std::string sent;             ///< under way, if `in_flight`
+    revision_t pending = 0;       ///< the first revision that is not acknowledged; 0: all are
+    revision_t pending_next = 0;  ///< the same for what changed after `sent` was sent
+    std::unique_ptr<refused_as> refused;
+    partition_id partition = 0;
+    bool subscribed = false;      ///< by its name
     bool in_flight = false;
     bool dirty = false;           ///< in the type's `dirty` set
     bool must_answer = false;     ///< subscribed (again): whatever it had does not count
     bool baseline = false;        ///< part of what it has to catch up with
-    partition_id partition = 0;
-    revision_t pending = 0;       ///< the first revision that is not acknowledged; 0: all are
-    revision_t pending_next = 0;  ///< the same for what changed after `sent` was sent
-    std::optional<refusal> refused;
-    std::string refused_version;
   };
   struct flight {
     std::vector<std::string> names;
@@ -104,7 +111,7 @@ private:
     bool wildcard = false;
     bool owes_answer = false;  ///< its first request is answered even if there is nothing
     bool answered = false;     ///< that answer is acknowledged, or there was nothing to say
-    std::set<std::string> subscribed;
+    std::size_t subscriptions = 0;  ///< of single names
     std::map<std::string, name_state> names;
     std::set<std::string> dirty;
     std::set<std::string> dirty_removals;  ///< clusters only: they go last
@@ -113,11 +120,13 @@ private:
     std::size_t responses = 0;
   };
 
-  bool covers(const type_state& t, const std::string& name) const;
+  static bool covers(const type_state& t, const name_state& n) { return t.known && (t.wildcard || n.subscribed); }
+  static void set_subscribed(type_state& t, name_state& n, bool is);
   std::string target_version(kind k, const std::string& name) const;
   /// Decides anew whether `name` has to be sent.
   void weigh(kind k, const std::string& name, name_state& n, revision_t revision);
-  void mark(kind k, const std::string& name, name_state& n, bool dirty);
+  static void mark(type_state& t, const std::string& name, name_state& n, bool removal);
+  static void unmark(type_state& t, const std::string& name, name_state& n);
   void set_pending(name_state& n, revision_t revision);
   void set_partition(name_state& n, partition_id p);
   void settle_baseline(name_state& n);
@@ -130,6 +139,8 @@ private:
   bool may_send_route(const std::string& name) const;
   discovery::DeltaDiscoveryResponse respond(kind k, const std::vector<std::string>& names, std::int64_t now_ms);
   std::vector<std::string> take_batch(kind k, std::set<std::string>& from);
+  std::vector<std::string> take_routes(const type_state& t) const;
+  std::vector<std::string> take_suspects(type_state& t) const;
   void drop_if_idle(kind k, const std::string& name);
   void update_state(std::int64_t now_ms);
 

@@ -151,6 +151,9 @@ void set_gauges(self_ptr self) {
     rows("attachment", t.attachments.size());
     rows("hostname_claim", t.claims.size());
     rows("gateway", t.gateways.size());
+    std::size_t deleted = 0;  // remembered for watches that resume
+    for (const auto& [id, d] : t.deleted) deleted += d.all.size();
+    rows("deleted", deleted);
   });
 }
 

@@ -40,8 +40,9 @@ std::uint64_t print_routes(const tables& t, const v1::TunnelRow& row, const tunn
   p.number(row.hostnames_size());
   for (const auto& name : row.hostnames()) {
     p.text(name);
-    const auto claim = t.claims.find(name);
-    p.number(claim != t.claims.end() && claim->second->tunnel_uid() == row.uid() ? claim->second->claim() : 0);
+    const auto found = t.claims.find(name);
+    const auto claim = found == t.claims.end() ? nullptr : found->second.unpack();
+    p.number(claim && claim->tunnel_uid() == row.uid() ? claim->claim() : 0);
   }
   p.number(plan.generation);
   for (const auto& r : plan.rules) {
@@ -70,11 +71,15 @@ std::uint64_t print_clusters(const tables& t, const v1::TunnelRow& row, const tu
   return p.hash();
 }
 
-bool same(const condition_list& a, const std::vector<v1::Condition>& b) {
+bool same(const std::vector<v1::Condition>& a, const std::vector<v1::Condition>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const v1::Condition& x, const v1::Condition& y) {
     return x.type() == y.type() && x.status() == y.status() && x.reason() == y.reason() &&
            x.message() == y.message() && x.observed_generation() == y.observed_generation();
   });
+}
+
+bool same(const tunnel::gateway_knowledge& a, const tunnel::gateway_knowledge& b) {
+  return a.what == b.what && a.revision == b.revision && a.words == b.words && a.since_ms == b.since_ms;
 }
 
 }  // namespace
@@ -107,16 +112,16 @@ std::vector<entity_key> waiting_tunnels::between(revision_t from, revision_t to)
 
 // ---- one tunnel ----
 
-bool derivation::look_at_routes(application& a, const entity_key& key, const v1::TunnelRow& row, derived_tunnel& d, bool fresh) {
+bool derivation::look_at_routes(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan,
+                                derived_tunnel& d, bool fresh) {
   // Deleted and created again is another tunnel: nothing that was known holds for it.
   if (const auto was = a.change.tunnels_before.find(key);
-      !fresh && was != a.change.tunnels_before.end() && was->second && was->second->uid() != row.uid()) {
+      !fresh && was != a.change.tunnels_before.end() && was->second && was->second.unpack()->uid() != row.uid()) {
     d = {};
     fresh = true;
   }
-  d.plan = tables_.plan(row);
-  const auto routes = print_routes(tables_, row, d.plan);
-  const auto clusters = print_clusters(tables_, row, d.plan);
+  const auto routes = print_routes(tables_, row, plan);
+  const auto clusters = print_clusters(tables_, row, plan);
   if (fresh || routes != d.route_print) a.change.routes.insert(key);
   if (fresh || routes != d.route_print || clusters != d.cluster_print) d.routed_revision = a.revision;
   d.route_print = routes;
@@ -124,35 +129,37 @@ bool derivation::look_at_routes(application& a, const entity_key& key, const v1:
   return fresh;
 }
 
-void derivation::judge(application& a, const entity_key& key, const v1::TunnelRow& row, derived_tunnel& d, bool fresh,
-                       gateways_met& met) {
+void derivation::judge(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan,
+                       derived_tunnel& d, bool fresh, gateways_met& met) {
   const auto [gateways, unmet] = met.try_emplace({row.partition(), row.gateway_class()});
   if (unmet) gateways->second = tables_.gateways_of(row.partition(), row.gateway_class());
+  auto before = d.status.unpack();
+  const auto known = before.gateways;
   auto status = tunnel::derive({.tunnel = row,
-                                .plan = d.plan,
+                                .plan = plan,
                                 .connector = connectors_in(tables_, key.first),
                                 .attachment = attachments_in(tables_, key.first),
                                 .gateways = gateways->second,
                                 .settled = is_settled(row.partition(), row.gateway_class()),
                                 .routed_revision = d.routed_revision,
-                                .before = d.gateways,
-                                .previous = fresh ? nullptr : &*d.conditions,
+                                .before = std::move(before.gateways),
+                                .previous = fresh ? nullptr : &before.conditions,
                                 .wall_ms = a.wall_ms});
-  d.gateways = std::move(status.gateways);
-  if (d.gateways.what == tunnel::gateway_knowledge::verdict::run) waiting_[row.partition()].remove(key);
+  if (status.gateways.what == tunnel::gateway_knowledge::verdict::run) waiting_[row.partition()].remove(key);
   else waiting_[row.partition()].add(key, d.routed_revision);
-  if (!fresh && same(d.conditions, status.conditions)) return;
-  d.conditions = std::move(status.conditions);
+  const bool changed = fresh || !same(before.conditions, status.conditions);
+  if (!changed && same(known, status.gateways)) return;
+  d.status = packed_status{changed ? status.conditions : before.conditions, status.gateways};
+  if (!changed) return;
   d.changed_revision = a.revision;
   d.changed_wall_ms = a.wall_ms;
   a.change.derived.insert(key);
 }
 
 /// Its rows are as they were.
-void derivation::derive(application& a, const entity_key& key, gateways_met& met) {
-  const auto* row = tables_.tunnel(key.first, key.second);
+void derivation::derive(application& a, const entity_key& key, const v1::TunnelRow& row, gateways_met& met) {
   const auto found = tables_.derived.find(key);
-  if (row != nullptr && found != tables_.derived.end()) judge(a, key, *row, found->second, false, met);
+  if (found != tables_.derived.end()) judge(a, key, row, tables_.plan(row), found->second, false, met);
 }
 
 // ---- what happens ----
@@ -160,31 +167,33 @@ void derivation::derive(application& a, const entity_key& key, gateways_met& met
 void derivation::rows_changed(application& a) {
   gateways_met met;
   for (const auto& key : a.affected) {
-    const auto* row = tables_.tunnel(key.first, key.second);
-    if (row == nullptr) {
+    const auto row = tables_.tunnel(key.first, key.second);
+    if (!row) {
       if (tables_.derived.erase(key) > 0) a.change.routes.insert(key);
       waiting_[a.partition].remove(key);
       continue;
     }
     const auto [found, fresh] = tables_.derived.try_emplace(key);
-    judge(a, key, *row, found->second, look_at_routes(a, key, *row, found->second, fresh), met);
+    const auto plan = tables_.plan(*row);
+    const bool other = look_at_routes(a, key, *row, plan, found->second, fresh);
+    judge(a, key, *row, plan, found->second, other, met);
   }
 }
 
 void derivation::acknowledged(application& a, const std::string& gateway_class, revision_t before, revision_t now) {
   gateways_met met;
   for (const auto& key : waiting_[a.partition].between(before, now))
-    if (const auto* row = tables_.tunnel(key.first, key.second); row != nullptr && row->gateway_class() == gateway_class)
-      derive(a, key, met);
+    if (const auto row = tables_.tunnel(key.first, key.second); row && row->gateway_class() == gateway_class)
+      derive(a, key, *row, met);
 }
 
 void derivation::class_changed(application& a, const std::string& gateway_class) {
   const auto projects = tables_.projects.find(a.partition);
-  if (projects == tables_.projects.end()) return;
+  if (projects == tables_.projects.end() || tables_.carried.count({a.partition, gateway_class}) == 0) return;
   gateways_met met;
   for (const auto& project : projects->second)
     for (auto it = tables_.tunnels.lower_bound({project, ""}); it != tables_.tunnels.end() && it->first.first == project; ++it)
-      if (it->second->gateway_class() == gateway_class) derive(a, it->first, met);
+      if (const auto row = it->second.unpack(); row->gateway_class() == gateway_class) derive(a, it->first, *row, met);
 }
 
 // ---- at the start ----
@@ -202,8 +211,8 @@ std::vector<application> derivation::settle(std::int64_t steady_ms, std::int64_t
     return a;
   };
   std::set<std::pair<partition_id, std::string>> open;
-  for (const auto& [key, row] : tables_.tunnels)
-    if (settled_.count({row->partition(), row->gateway_class()}) == 0) open.insert({row->partition(), row->gateway_class()});
+  for (const auto& [each, tunnels] : tables_.carried)
+    if (settled_.count(each) == 0) open.insert(each);
   const auto registry = tables_.partitions.find(tables_.registry());
   const bool registry_known = registry != tables_.partitions.end() && registry->second.warm;
   std::map<std::string, std::set<std::string>> registered;

@@ -49,10 +49,12 @@ private:
   /// The gateways of the classes that one application meets, gathered once.
   using gateways_met = std::map<std::pair<partition_id, std::string>, std::vector<v1::GatewayState>>;
 
-  void derive(application& a, const entity_key& key, gateways_met& met);
+  void derive(application& a, const entity_key& key, const v1::TunnelRow& row, gateways_met& met);
   /// Returns whether what was known of it was of another tunnel, or there was nothing.
-  bool look_at_routes(application& a, const entity_key& key, const v1::TunnelRow& row, derived_tunnel& d, bool fresh);
-  void judge(application& a, const entity_key& key, const v1::TunnelRow& row, derived_tunnel& d, bool fresh, gateways_met& met);
+  bool look_at_routes(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan,
+                      derived_tunnel& d, bool fresh);
+  void judge(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan, derived_tunnel& d,
+             bool fresh, gateways_met& met);
   bool is_settled(partition_id partition, const std::string& gateway_class) const;
 
   tables& tables_;

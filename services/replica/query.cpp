@@ -358,6 +358,13 @@ list_page<Item> list(std::string_view kind, const std::vector<field<Item>>& fiel
     Item item;
   };
   std::vector<entry> found;
+  const auto looked_at_max = 4 * (size + 1);  // by order: what cannot be of the page is let go on the way
+  const auto keep_first = [&] {
+    const auto keep = static_cast<std::ptrdiff_t>(std::min(found.size(), size + 1));
+    std::partial_sort(found.begin(), found.begin() + keep, found.end(),
+                      [&](const entry& a, const entry& b) { return compare_keys(order, a.key, b.key) < 0; });
+    found.erase(found.begin() + keep, found.end());
+  };
   // The order of keys is the tables' own: the page is cut out without looking at the rest.
   const bool by_key = order.empty();
   each(by_key && after ? &after->key : nullptr, [&](const entity_key& key, Item item) {
@@ -367,16 +374,12 @@ list_page<Item> list(std::string_view kind, const std::vector<field<Item>>& fiel
     for (const auto& o : order) e.key.values.push_back(o.what->get(e.item));
     if (after && compare_keys(order, *after, e.key) >= 0) return true;
     found.push_back(std::move(e));
+    if (!by_key && found.size() >= looked_at_max) keep_first();
     return !by_key || found.size() <= size;
   });
-  if (!by_key) {
-    const auto keep = std::min(found.size(), size + 1);
-    std::partial_sort(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(keep), found.end(),
-                      [&](const entry& a, const entry& b) { return compare_keys(order, a.key, b.key) < 0; });
-    found.resize(keep);
-  }
+  if (!by_key) keep_first();
   const bool more = found.size() > size;
-  if (more) found.resize(size);
+  if (more) found.erase(found.begin() + static_cast<std::ptrdiff_t>(size), found.end());
   if (more) {
     std::string bytes;
     put_text(bytes, digest);
@@ -403,38 +406,58 @@ template <class Conditions> value reason_in(const Conditions& all, std::string_v
 }
 template <class Repeated> value texts_of(const Repeated& all) { return text_list{all.begin(), all.end()}; }
 
-const std::vector<field<tunnel_item>>& tunnel_fields() {
-  using item = tunnel_item;
+/// A tunnel that is looked at for a list: unpacked as far as somebody asks.
+class listed_tunnel {
+public:
+  listed_tunnel(const packed_row<v1::TunnelRow>& row, const packed_status* status) : packed_{row}, packed_status_{status} {}
+  const row_ptr<v1::TunnelRow>& row() const {
+    if (!row_) row_ = packed_.unpack();
+    return row_;
+  }
+  const condition_list& conditions() const {
+    if (!conditions_) conditions_ = packed_status_ == nullptr ? condition_list{} : condition_list{packed_status_->unpack().conditions};
+    return *conditions_;
+  }
+
+private:
+  packed_row<v1::TunnelRow> packed_;
+  const packed_status* packed_status_;  // of the tables, which stand while the list is made
+  mutable row_ptr<v1::TunnelRow> row_;
+  mutable std::optional<condition_list> conditions_;
+};
+
+const std::vector<field<listed_tunnel>>& tunnel_fields() {
+  using item = listed_tunnel;
   static const std::vector<field<item>> all{
-      {"project", type::text, [](const item& i) -> value { return i.row->project(); }},
-      {"name", type::text, [](const item& i) -> value { return i.row->name(); }},
-      {"uid", type::text, [](const item& i) -> value { return i.row->uid(); }},
-      {"hostname", type::texts, [](const item& i) -> value { return texts_of(i.row->hostnames()); }},
+      {"project", type::text, [](const item& i) -> value { return i.row()->project(); }},
+      {"name", type::text, [](const item& i) -> value { return i.row()->name(); }},
+      {"uid", type::text, [](const item& i) -> value { return i.row()->uid(); }},
+      {"hostname", type::texts, [](const item& i) -> value { return texts_of(i.row()->hostnames()); }},
       {"connector", type::texts,
        [](const item& i) -> value {
          text_list out;
-         for (const auto& r : i.row->rules()) out.push_back(r.connector());
+         for (const auto& r : i.row()->rules()) out.push_back(r.connector());
          return out;
        }},
       {"target", type::texts,
        [](const item& i) -> value {
          text_list out;
-         for (const auto& r : i.row->rules()) out.push_back(r.target());
+         for (const auto& r : i.row()->rules()) out.push_back(r.target());
          return out;
        }},
-      {"class", type::text, [](const item& i) -> value { return i.row->gateway_class(); }},
-      {"enabled", type::flag, [](const item& i) -> value { return i.row->enabled(); }},
-      {"deleting", type::flag, [](const item& i) -> value { return i.row->has_delete_time(); }},
-      {"generation", type::number, [](const item& i) -> value { return i.row->generation(); }},
-      {"accepted", type::status, [](const item& i) -> value { return status_in(i.conditions, "Accepted"); }},
-      {"programmed", type::status, [](const item& i) -> value { return status_in(i.conditions, "Programmed"); }},
+      {"class", type::text, [](const item& i) -> value { return i.row()->gateway_class(); }},
+      {"enabled", type::flag, [](const item& i) -> value { return i.row()->enabled(); }},
+      {"deleting", type::flag, [](const item& i) -> value { return i.row()->has_delete_time(); }},
+      {"generation", type::number, [](const item& i) -> value { return i.row()->generation(); }},
+      {"accepted", type::status, [](const item& i) -> value { return status_in(i.conditions(), "Accepted"); }},
+      {"programmed", type::status, [](const item& i) -> value { return status_in(i.conditions(), "Programmed"); }},
       {"connector_metadata_programmed", type::status,
-       [](const item& i) -> value { return status_in(i.conditions, "ConnectorMetadataProgrammed"); }},
-      {"target_reachable", type::status, [](const item& i) -> value { return status_in(i.conditions, "TargetReachable"); }},
-      {"ready", type::status, [](const item& i) -> value { return status_in(i.conditions, "Ready"); }},
-      {"reason", type::text, [](const item& i) -> value { return reason_in(i.conditions, "Ready"); }},
-      {"create_time", type::time, [](const item& i) -> value { return to_ms(i.row->created_at()); }},
-      {"update_time", type::time, [](const item& i) -> value { return to_ms(i.row->updated_at()); }},
+       [](const item& i) -> value { return status_in(i.conditions(), "ConnectorMetadataProgrammed"); }},
+      {"target_reachable", type::status, [](const item& i) -> value { return status_in(i.conditions(), "TargetReachable"); }},
+      {"ready", type::status, [](const item& i) -> value { return status_in(i.conditions(), "Ready"); }},
+      {"reason", type::text, [](const item& i) -> value { return reason_in(i.conditions(), "Ready"); }},
+      {"create_time", type::time, [](const item& i) -> value { return to_ms(i.row()->created_at()); }},
+      {"update_time", type::time, [](const item& i) -> value { return to_ms(i.row()->updated_at()); }},
   };
   return all;
 }
@@ -534,12 +557,15 @@ template <class Item> std::vector<std::string> names(const std::vector<field<Ite
 }  // namespace
 
 list_page<tunnel_item> list_tunnels(const tables& t, const list_request& r) {
-  return list<tunnel_item>("tunnel", tunnel_fields(), r, [&](const entity_key* after, auto&& take) {
+  auto listed = list<listed_tunnel>("tunnel", tunnel_fields(), r, [&](const entity_key* after, auto&& take) {
     each_entity(t.tunnels, r.project, after, [&](const auto& each) {
       const auto d = t.derived.find(each.first);
-      return take(each.first, tunnel_item{each.second, d == t.derived.end() ? condition_list{} : d->second.conditions});
+      return take(each.first, listed_tunnel{each.second, d == t.derived.end() ? nullptr : &d->second.status});
     });
   });
+  list_page<tunnel_item> out{.error = std::move(listed.error), .items = {}, .next_page_token = std::move(listed.next_page_token)};
+  for (const auto& each : listed.items) out.items.push_back({each.row(), each.conditions()});
+  return out;
 }
 
 list_page<connector_item> list_connectors(const tables& t, const list_request& r) {

@@ -17,13 +17,18 @@ template <class Map, class Key> auto value_or_null(const Map& m, const Key& k) {
   return found == m.end() ? typename Map::mapped_type{} : found->second;
 }
 
-template <class Row> bool is_news(const row_ptr<Row>& have, const Row& got, bool complete) {
+template <class Row> row_ptr<Row> read(const row_ptr<Row>& row) { return row; }
+template <class Row> row_ptr<Row> read(const packed_row<Row>& row) { return row.unpack(); }
+
+template <class Kept, class Row> bool is_news(const Kept& kept, const Row& got, bool complete) {
+  const auto have = read(kept);
   if (!have) return true;
   return complete ? have->version() != got.version() || got.version() == rival_version
                   : got.version() >= have->version();
 }
 
-template <class Row> bool is_older(const row_ptr<Row>& have, const v1::TombstoneRow& gone) {
+template <class Kept> bool is_older(const Kept& kept, const v1::TombstoneRow& gone) {
+  const auto have = read(kept);
   return have && have->version() < gone.version();
 }
 
@@ -63,24 +68,35 @@ std::optional<std::int64_t> number(const std::string& text) {
 }
 
 /// All that is known of a row that was gone before our time.
-template <class Row> row_ptr<Row> stub_of(const application& a, const v1::TombstoneRow& gone, const entity_key& key) {
-  auto stub = std::make_shared<Row>();
-  stub->set_partition(a.partition);
-  if constexpr (requires { stub->set_project(key.first); }) stub->set_project(key.first);
-  stub->set_name(key.second);
-  stub->set_uid(gone.uid());
-  stub->set_version(gone.version());
+template <class Row> Row stub_of(const application& a, const v1::TombstoneRow& gone, const entity_key& key) {
+  Row stub;
+  stub.set_partition(a.partition);
+  if constexpr (requires { stub.set_project(key.first); }) stub.set_project(key.first);
+  stub.set_name(key.second);
+  stub.set_uid(gone.uid());
+  stub.set_version(gone.version());
   return stub;
 }
 
-deletions::deleted deletion(const application& a, revision_t revision, row_ptr<v1::TunnelRow> row) {
-  return {revision, a.wall_ms, std::move(row), nullptr, nullptr};
+/// Nobody is told more of a row that is gone: there may be many of them.
+template <class Row> Row stub_of(const Row& gone) {
+  Row stub;
+  stub.set_partition(gone.partition());
+  if constexpr (requires { gone.project(); }) stub.set_project(gone.project());
+  stub.set_name(gone.name());
+  stub.set_uid(gone.uid());
+  stub.set_version(gone.version());
+  return stub;
 }
-deletions::deleted deletion(const application& a, revision_t revision, row_ptr<v1::ConnectorRow> row) {
-  return {revision, a.wall_ms, nullptr, std::move(row), nullptr};
+
+deletions::deleted deletion(const application& a, revision_t revision, const v1::TunnelRow& row) {
+  return {revision, a.wall_ms, packed_row{stub_of(row)}, {}, {}};
 }
-deletions::deleted deletion(const application& a, revision_t revision, row_ptr<v1::GatewayRow> row) {
-  return {revision, a.wall_ms, nullptr, nullptr, std::move(row)};
+deletions::deleted deletion(const application& a, revision_t revision, const v1::ConnectorRow& row) {
+  return {revision, a.wall_ms, {}, packed_row{stub_of(row)}, {}};
+}
+deletions::deleted deletion(const application& a, revision_t revision, const v1::GatewayRow& row) {
+  return {revision, a.wall_ms, {}, {}, packed_row{stub_of(row)}};
 }
 
 }  // namespace
@@ -92,8 +108,7 @@ void row_keeper::take(application& a, const v1::Row& row, census* seen) {
   const auto entity = [&](const auto& r, auto& have, auto census::*all) {
     const entity_key key{r.project(), r.name()};
     if (complete) (seen->*all).insert(key);
-    using row_type = std::decay_t<decltype(r)>;
-    if (is_news(value_or_null(have, key), r, complete)) put(a, std::make_shared<const row_type>(r));
+    if (is_news(value_or_null(have, key), r, complete)) put(a, r);
   };
   const auto registered = [&](const auto& r, auto& rows, auto census::*all, std::set<std::string>& changed) {
     if (complete) (seen->*all).insert(r.name());
@@ -110,7 +125,7 @@ void row_keeper::take(application& a, const v1::Row& row, census* seen) {
       const auto& r = row.attachment();
       const attachment_key key{r.project(), r.connector(), r.tunnel_uid(), r.tunnel_generation()};
       if (complete) seen->attachments.insert(key);
-      if (is_news(value_or_null(tables_.attachments, key), r, complete)) put(a, std::make_shared<const v1::AttachmentRow>(r));
+      if (is_news(value_or_null(tables_.attachments, key), r, complete)) put(a, r);
       return;
     }
     case v1::Row::kHostnameClaim: return take_claim(a, row.hostname_claim(), seen);
@@ -125,7 +140,8 @@ void row_keeper::take(application& a, const v1::Row& row, census* seen) {
 }
 
 void row_keeper::take_claim(application& a, const v1::HostnameClaimRow& r, census* seen) {
-  auto have = value_or_null(tables_.claims, r.hostname());
+  const auto found = tables_.claims.find(r.hostname());
+  auto have = found == tables_.claims.end() ? nullptr : found->second.unpack();
   if (have && have->partition() != a.partition) {
     // Two partitions' messages come in any order: of two claims the higher number is the newer, unless it is of
     // a life of the database that is over, which its partition has not been read anew from.
@@ -135,55 +151,57 @@ void row_keeper::take_claim(application& a, const v1::HostnameClaimRow& r, censu
     have = nullptr;
   }
   if (seen != nullptr) seen->claims.insert(r.hostname());
-  if (is_news(have, r, seen != nullptr)) put(a, std::make_shared<const v1::HostnameClaimRow>(r));
+  if (is_news(have, r, seen != nullptr)) put(a, r);
 }
 
-void row_keeper::put(application& a, row_ptr<v1::TunnelRow> row) {
-  const entity_key key{row->project(), row->name()};
-  tables_.projects[a.partition].insert(row->project());
+void row_keeper::put(application& a, const v1::TunnelRow& row) {
+  const entity_key key{row.project(), row.name()};
+  tables_.projects[a.partition].insert(row.project());
   auto& have = tables_.tunnels[key];
   a.change.tunnels.insert(key);
   a.change.tunnels_before.try_emplace(key, have);
-  if (have) unname_connectors(*have);
-  name_connectors(*row);
-  have = std::move(row);
+  if (const auto before = have.unpack()) unindex(*before);
+  index(row);
+  have = packed_row{row};
   a.affected.insert(key);
 }
 
-void row_keeper::put(application& a, row_ptr<v1::ConnectorRow> row) {
-  const entity_key key{row->project(), row->name()};
-  tables_.projects[a.partition].insert(row->project());
+void row_keeper::put(application& a, const v1::ConnectorRow& row) {
+  const entity_key key{row.project(), row.name()};
+  tables_.projects[a.partition].insert(row.project());
   auto& have = tables_.connectors[key];
   a.change.connectors.insert(key);
   a.change.connectors_before.try_emplace(key, have);
-  const auto before = std::exchange(have, std::move(row));
+  const auto before = std::exchange(have, std::make_shared<const v1::ConnectorRow>(row));
   if (!before || !only_set_moved(*before, *have)) return touch_tunnels_of(a, key);
   const auto [low, high] = std::minmax({before->attached_generation(), have->attached_generation()});
   for (auto it = tables_.attachments.lower_bound({key.first, key.second, "", INT64_MIN});
        it != tables_.attachments.end() && std::get<0>(it->first) == key.first && std::get<1>(it->first) == key.second; ++it)
-    if (const auto g = it->second->attachment_generation(); low < g && g <= high)
-      a.affected.insert({key.first, it->second->tunnel()});
+    if (const auto g = it->second.attachment_generation; low < g && g <= high)
+      a.affected.insert({key.first, it->second.unpack()->tunnel()});
 }
 
-void row_keeper::put(application& a, row_ptr<v1::AttachmentRow> row) {
-  tables_.projects[a.partition].insert(row->project());
-  a.affected.insert({row->project(), row->tunnel()});
-  const attachment_key key{row->project(), row->connector(), row->tunnel_uid(), row->tunnel_generation()};
-  tables_.attachments[key] = std::move(row);
+void row_keeper::put(application& a, const v1::AttachmentRow& row) {
+  tables_.projects[a.partition].insert(row.project());
+  a.affected.insert({row.project(), row.tunnel()});
+  tables_.attachments[{row.project(), row.connector(), row.tunnel_uid(), row.tunnel_generation()}] = packed_attachment{row};
 }
 
-void row_keeper::put(application& a, row_ptr<v1::HostnameClaimRow> row) {
-  a.change.hostnames.insert(row->hostname());
-  auto& have = tables_.claims[row->hostname()];
-  if (have) a.affected.insert({have->project(), have->tunnel()});
-  a.affected.insert({row->project(), row->tunnel()});
-  have = std::move(row);
+void row_keeper::put(application& a, const v1::HostnameClaimRow& row) {
+  a.change.hostnames.insert(row.hostname());
+  auto& have = tables_.claims[row.hostname()];
+  if (const auto before = have.unpack()) a.affected.insert({before->project(), before->tunnel()});
+  a.affected.insert({row.project(), row.tunnel()});
+  have = packed_claim{row};
 }
 
-void row_keeper::name_connectors(const v1::TunnelRow& row) {
+void row_keeper::index(const v1::TunnelRow& row) {
   for (const auto& c : connectors_of(row)) tables_.tunnels_by_connector[{row.project(), c}].insert(row.name());
+  ++tables_.carried[{row.partition(), row.gateway_class()}];
 }
-void row_keeper::unname_connectors(const v1::TunnelRow& row) {
+void row_keeper::unindex(const v1::TunnelRow& row) {
+  const auto class_of = tables_.carried.find({row.partition(), row.gateway_class()});
+  if (class_of != tables_.carried.end() && --class_of->second == 0) tables_.carried.erase(class_of);
   for (const auto& c : connectors_of(row)) {
     auto named = tables_.tunnels_by_connector.find({row.project(), c});
     if (named == tables_.tunnels_by_connector.end()) continue;
@@ -203,8 +221,9 @@ void row_keeper::erase_tunnel(application& a, const entity_key& key) {
   if (found == tables_.tunnels.end()) return;
   a.change.tunnels.insert(key);
   a.change.tunnels_before.try_emplace(key, found->second);
-  unname_connectors(*found->second);
-  tables_.deleted[a.partition].all.push_back(deletion(a, a.revision, found->second));
+  const auto row = found->second.unpack();
+  unindex(*row);
+  tables_.deleted[a.partition].all.push_back(deletion(a, a.revision, *row));
   tables_.tunnels.erase(found);
   a.affected.insert(key);
 }
@@ -214,7 +233,7 @@ void row_keeper::erase_connector(application& a, const entity_key& key) {
   if (found == tables_.connectors.end()) return;
   a.change.connectors.insert(key);
   a.change.connectors_before.try_emplace(key, found->second);
-  tables_.deleted[a.partition].all.push_back(deletion(a, a.revision, found->second));
+  tables_.deleted[a.partition].all.push_back(deletion(a, a.revision, *found->second));
   tables_.connectors.erase(found);
   touch_tunnels_of(a, key);
 }
@@ -222,7 +241,7 @@ void row_keeper::erase_connector(application& a, const entity_key& key) {
 void row_keeper::erase_attachment(application& a, const attachment_key& key) {
   auto found = tables_.attachments.find(key);
   if (found == tables_.attachments.end()) return;
-  a.affected.insert({found->second->project(), found->second->tunnel()});
+  a.affected.insert({std::get<0>(key), found->second.unpack()->tunnel()});
   tables_.attachments.erase(found);
 }
 
@@ -230,7 +249,8 @@ void row_keeper::erase_claim(application& a, const std::string& hostname) {
   auto found = tables_.claims.find(hostname);
   if (found == tables_.claims.end()) return;
   a.change.hostnames.insert(hostname);
-  a.affected.insert({found->second->project(), found->second->tunnel()});
+  const auto row = found->second.unpack();
+  a.affected.insert({row->project(), row->tunnel()});
   tables_.claims.erase(found);
 }
 
@@ -238,7 +258,7 @@ void row_keeper::erase_gateway(application& a, const std::string& name) {
   auto found = tables_.gateways.find(name);
   if (found == tables_.gateways.end()) return;
   a.change.gateways.insert(name);
-  tables_.deleted[a.partition].all.push_back(deletion(a, a.revision, found->second));
+  tables_.deleted[a.partition].all.push_back(deletion(a, a.revision, *found->second));
   tables_.gateways.erase(found);
 }
 
@@ -246,7 +266,7 @@ void row_keeper::forget(application& a, const v1::TombstoneRow& gone) {
   if (gone.version() == rival_version) return;  // comes again with a revision once its owner has adopted it
   const auto parts = split(gone.key());
   // What went before our time is known by its tombstone alone.
-  const auto remember = [&]<class Row>(const std::map<entity_key, row_ptr<Row>>& rows, const entity_key& key) {
+  const auto remember = [&]<class Row>(const auto& rows, const entity_key& key, const Row&) {
     if (tables_.partitions[a.partition].warm || rows.count(key) > 0) return;
     tables_.deleted[a.partition].all.push_back(deletion(a, gone.version(), stub_of<Row>(a, gone, key)));
   };
@@ -258,11 +278,11 @@ void row_keeper::forget(application& a, const v1::TombstoneRow& gone) {
   if (gone.kind() == "tunnel" && parts.size() == 2) {
     const entity_key key{parts[0], parts[1]};
     if (is_older(value_or_null(tables_.tunnels, key), gone)) return erase_tunnel(a, key);
-    remember(tables_.tunnels, key);
+    remember(tables_.tunnels, key, v1::TunnelRow{});
   } else if (gone.kind() == "connector" && parts.size() == 2) {
     const entity_key key{parts[0], parts[1]};
     if (is_older(value_or_null(tables_.connectors, key), gone)) return erase_connector(a, key);
-    remember(tables_.connectors, key);
+    remember(tables_.connectors, key, v1::ConnectorRow{});
   } else if (gone.kind() == "attachment" && parts.size() == 4) {
     const auto generation = number(parts[3]);
     if (!generation) return;
@@ -270,7 +290,7 @@ void row_keeper::forget(application& a, const v1::TombstoneRow& gone) {
     if (is_older(value_or_null(tables_.attachments, key), gone)) erase_attachment(a, key);
   } else if (gone.kind() == "hostname_claim") {
     const auto have = value_or_null(tables_.claims, gone.key());
-    if (is_older(have, gone) && have->partition() == a.partition) erase_claim(a, gone.key());
+    if (is_older(have, gone) && have.partition == a.partition) erase_claim(a, gone.key());
   } else if (gone.kind() == "gateway") {
     if (is_older(value_or_null(tables_.gateways, gone.key()), gone)) return erase_gateway(a, gone.key());
     if (tables_.partitions[a.partition].warm || tables_.gateways.count(gone.key()) > 0) return;
@@ -299,7 +319,7 @@ void row_keeper::forget_unseen(application& a, const census& seen) {
   }
   std::vector<std::string> unclaimed;
   for (const auto& [hostname, row] : tables_.claims)
-    if (row->partition() == a.partition && seen.claims.count(hostname) == 0) unclaimed.push_back(hostname);
+    if (row.partition == a.partition && seen.claims.count(hostname) == 0) unclaimed.push_back(hostname);
   for (const auto& hostname : unclaimed) erase_claim(a, hostname);
 
   if (a.partition != tables_.registry()) return;

@@ -50,18 +50,19 @@ private:
   void forget(application& a, const v1::TombstoneRow& gone);
   void forget_unseen(application& a, const census& seen);
 
-  void put(application& a, row_ptr<v1::TunnelRow> row);
-  void put(application& a, row_ptr<v1::ConnectorRow> row);
-  void put(application& a, row_ptr<v1::AttachmentRow> row);
-  void put(application& a, row_ptr<v1::HostnameClaimRow> row);
+  void put(application& a, const v1::TunnelRow& row);
+  void put(application& a, const v1::ConnectorRow& row);
+  void put(application& a, const v1::AttachmentRow& row);
+  void put(application& a, const v1::HostnameClaimRow& row);
   void erase_tunnel(application& a, const entity_key& key);
   void erase_connector(application& a, const entity_key& key);
   void erase_attachment(application& a, const attachment_key& key);
   void erase_claim(application& a, const std::string& hostname);
   void erase_gateway(application& a, const std::string& name);
 
-  void name_connectors(const v1::TunnelRow& row);
-  void unname_connectors(const v1::TunnelRow& row);
+  /// What finds a tunnel by what its row says.
+  void index(const v1::TunnelRow& row);
+  void unindex(const v1::TunnelRow& row);
   void touch_tunnels_of(application& a, const entity_key& connector);
 
   tables& tables_;

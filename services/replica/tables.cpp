@@ -10,14 +10,21 @@ tunnel::find_connector connectors_in(const tables& t, const std::string& project
   return [&t, &project](const std::string& name) { return t.connector(project, name); };
 }
 tunnel::find_attachment attachments_in(const tables& t, const std::string& project) {
-  return [&t, &project](const std::string& connector, const std::string& uid, std::int64_t generation) {
-    return t.attachment(project, connector, uid, generation);
+  // A derivation asks for the same few again and again.
+  using answers = std::vector<std::pair<const packed_attachment*, row_ptr<v1::AttachmentRow>>>;
+  return [&t, &project, given = std::make_shared<answers>()](const std::string& connector, const std::string& uid,
+                                                             std::int64_t generation) -> const v1::AttachmentRow* {
+    const auto found = t.attachments.find({project, connector, uid, generation});
+    if (found == t.attachments.end()) return nullptr;
+    for (const auto& [of, row] : *given)
+      if (of == &found->second) return row.get();
+    return given->emplace_back(&found->second, found->second.unpack()).second.get();
   };
 }
 
-const v1::TunnelRow* tables::tunnel(const std::string& project, const std::string& name) const {
+row_ptr<v1::TunnelRow> tables::tunnel(const std::string& project, const std::string& name) const {
   auto found = tunnels.find({project, name});
-  return found == tunnels.end() ? nullptr : found->second.get();
+  return found == tunnels.end() ? nullptr : found->second.unpack();
 }
 
 const v1::ConnectorRow* tables::connector(const std::string& project, const std::string& name) const {
@@ -25,10 +32,10 @@ const v1::ConnectorRow* tables::connector(const std::string& project, const std:
   return found == connectors.end() ? nullptr : found->second.get();
 }
 
-const v1::AttachmentRow* tables::attachment(const std::string& project, const std::string& connector,
-                                            const std::string& tunnel_uid, std::int64_t generation) const {
+row_ptr<v1::AttachmentRow> tables::attachment(const std::string& project, const std::string& connector,
+                                              const std::string& tunnel_uid, std::int64_t generation) const {
   auto found = attachments.find({project, connector, tunnel_uid, generation});
-  return found == attachments.end() ? nullptr : found->second.get();
+  return found == attachments.end() ? nullptr : found->second.unpack();
 }
 
 tunnel::route_plan tables::plan(const v1::TunnelRow& t) const {
@@ -37,22 +44,24 @@ tunnel::route_plan tables::plan(const v1::TunnelRow& t) const {
 
 std::vector<tunnel::chain_link> tables::explain(const std::string& project, const std::string& name,
                                                 std::int64_t wall_ms) const {
-  const auto* row = tunnel(project, name);
+  const auto row = tunnel(project, name);
   const auto found = derived.find({project, name});
   if (row == nullptr || found == derived.end()) return {};
   const auto& d = found->second;
+  const auto known = d.status.unpack();
+  const auto current = plan(*row);
   const auto states = gateways_of(row->partition(), row->gateway_class());
   // What the derivation went by, also while the gateways have not been heard.
-  const bool settled = gateways_settled || d.gateways.what != tunnel::gateway_knowledge::verdict::unknown;
+  const bool settled = gateways_settled || known.gateways.what != tunnel::gateway_knowledge::verdict::unknown;
   return tunnel::explain({.tunnel = *row,
-                          .plan = d.plan,
+                          .plan = current,
                           .connector = connectors_in(*this, project),
                           .attachment = attachments_in(*this, project),
                           .gateways = states,
                           .settled = settled,
                           .routed_revision = d.routed_revision,
-                          .before = d.gateways,
-                          .previous = &*d.conditions,
+                          .before = known.gateways,
+                          .previous = &known.conditions,
                           .wall_ms = wall_ms});
 }
 

@@ -16,15 +16,14 @@
 #include "actors/partition/acks.hpp"
 #include "actors/tunnel/routing.hpp"
 #include "actors/tunnel/status.hpp"
+#include "services/replica/packed.hpp"
 #include "warren/bus/v1/bus.pb.h"
 #include "warren/core/v1/rows.pb.h"
 
 namespace warren::replica {
 
-namespace v1 = warren::core::v1;
 namespace busv1 = warren::bus::v1;
 
-template <class T> using row_ptr = std::shared_ptr<const T>;
 using entity_key = std::pair<std::string, std::string>;  ///< project, name
 using attachment_key =
     std::tuple<std::string, std::string, std::string, std::int64_t>;  ///< project, connector, tunnel uid, generation
@@ -61,13 +60,14 @@ private:
 
 /// What follows from rows and acknowledgements (actors/tunnel/status).
 struct derived_tunnel {
-  tunnel::route_plan plan;
-  revision_t routed_revision = 0;        ///< the revision at which `plan` (or a cluster under it) last changed
-  condition_list conditions;             ///< all five, in the order of tunnels.md
-  tunnel::gateway_knowledge gateways;    ///< what its gateways are known to run
+  revision_t routed_revision = 0;        ///< the revision at which its plan (or a cluster under it) last changed
+  packed_status status;                  ///< all five conditions, in the order of tunnels.md, and what its gateways are known to run
   revision_t changed_revision = 0;       ///< the partition's revision when a condition last changed
   std::int64_t changed_wall_ms = 0;      ///< and the time
   std::uint64_t route_print = 0, cluster_print = 0;  ///< of what gateways route; change with it
+
+  condition_list conditions() const { return status.unpack().conditions; }
+  tunnel::gateway_knowledge gateways() const { return status.unpack().gateways; }
 };
 
 using gateway_ack = gateway_report;  ///< actors/partition/acks.hpp
@@ -77,19 +77,19 @@ struct deletions {
   struct deleted {
     revision_t revision = 0;
     std::int64_t wall_ms = 0;
-    row_ptr<v1::TunnelRow> tunnel;        ///< one of them; of one that went before our time only key and uid are known
-    row_ptr<v1::ConnectorRow> connector;
-    row_ptr<v1::GatewayRow> gateway;
+    packed_row<v1::TunnelRow> tunnel;     ///< one of them: its key and uid, nothing else
+    packed_row<v1::ConnectorRow> connector;
+    packed_row<v1::GatewayRow> gateway;
   };
   revision_t complete_after = 0;  ///< every deletion after this revision is in `all`
   std::deque<deleted> all;        ///< in order of revisions
 };
 
 struct tables {
-  std::map<entity_key, row_ptr<v1::TunnelRow>> tunnels;
+  std::map<entity_key, packed_row<v1::TunnelRow>> tunnels;
   std::map<entity_key, row_ptr<v1::ConnectorRow>> connectors;
-  std::map<attachment_key, row_ptr<v1::AttachmentRow>> attachments;
-  std::map<std::string, row_ptr<v1::HostnameClaimRow>> claims;
+  std::map<attachment_key, packed_attachment> attachments;
+  std::map<std::string, packed_claim> claims;
   std::map<std::string, row_ptr<v1::GatewayRow>> gateways;
   std::map<std::string, row_ptr<v1::GatewayClassRow>> gateway_classes;
   std::map<std::string, row_ptr<v1::ConnectorClassRow>> connector_classes;
@@ -102,12 +102,13 @@ struct tables {
   bool gateways_settled = false;
   std::map<partition_id, deletions> deleted;
   std::map<partition_id, std::set<std::string>> projects;            ///< with rows in this partition
+  std::map<std::pair<partition_id, std::string>, std::size_t> carried;  ///< how many tunnels of a partition a gateway class carries
   std::uint64_t serial = 0;  ///< of the last change_set
 
-  const v1::TunnelRow* tunnel(const std::string& project, const std::string& name) const;
+  row_ptr<v1::TunnelRow> tunnel(const std::string& project, const std::string& name) const;
   const v1::ConnectorRow* connector(const std::string& project, const std::string& name) const;
-  const v1::AttachmentRow* attachment(const std::string& project, const std::string& connector,
-                                      const std::string& tunnel_uid, std::int64_t generation) const;
+  row_ptr<v1::AttachmentRow> attachment(const std::string& project, const std::string& connector,
+                                        const std::string& tunnel_uid, std::int64_t generation) const;
   /// Where everything is that belongs to no project: the last one.
   partition_id registry() const { return partitions.empty() ? 0 : partitions.rbegin()->first; }
   /// The gateways of a class as they were last heard of for one partition.
@@ -138,13 +139,14 @@ struct change_set {
   bool owner = false;                    ///< the partition has another owner; all else is as it was
   std::uint64_t serial = 0;              ///< counts change_sets
   /// What `tunnels` and `connectors` were; nullptr: they did not exist.
-  std::map<entity_key, row_ptr<v1::TunnelRow>> tunnels_before;
+  std::map<entity_key, packed_row<v1::TunnelRow>> tunnels_before;
   std::map<entity_key, row_ptr<v1::ConnectorRow>> connectors_before;
 };
 
 constexpr revision_t lineage(revision_t r) { return r >> 32; }
 
-/// routing.hpp's questions, asked of `t`, which outlives the answer.
+/// routing.hpp's questions, asked of `t`, which outlives them and does not change meanwhile. What an attachment's
+/// question was answered with lives as long as the question.
 tunnel::find_connector connectors_in(const tables& t, const std::string& project);
 tunnel::find_attachment attachments_in(const tables& t, const std::string& project);
 

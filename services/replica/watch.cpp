@@ -141,9 +141,9 @@ void watcher::snapshot(const tables& t) {
   if (options_.what == watched::tunnels)
     each(t.tunnels, [&](const auto& row) {
       const auto d = t.derived.find(row.first);
-      queue_.push_back({.event = {.what = watch_event::kind::created,
-                                  .tunnel = row.second,
-                                  .conditions = d == t.derived.end() ? condition_list{} : d->second.conditions}});
+      queue_.push_back({.event = {.what = watch_event::kind::created},
+                        .tunnel = row.second,
+                        .status = d == t.derived.end() ? packed_status{} : d->second.status});
     });
   else
     each(t.connectors, [&](const auto& row) {
@@ -160,14 +160,15 @@ void watcher::missed(const tables& t) {
   for (const auto& [id, d] : t.deleted)
     for (const auto& gone : d.all) {
       if (gone.revision <= since(id)) continue;
-      if (options_.what == watched::tunnels && gone.tunnel && concerns(gone.tunnel->project()))
-        queue_.push_back({.event = {.what = watch_event::kind::deleted, .tunnel = gone.tunnel}});
-      if (options_.what == watched::connectors && gone.connector && concerns(gone.connector->project()))
-        queue_.push_back({.event = {.what = watch_event::kind::deleted, .connector = gone.connector}});
+      if (options_.what == watched::tunnels && gone.tunnel && concerns(gone.tunnel.unpack()->project()))
+        queue_.push_back({.event = {.what = watch_event::kind::deleted}, .tunnel = gone.tunnel});
+      if (const auto row = gone.connector.unpack(); options_.what == watched::connectors && row && concerns(row->project()))
+        queue_.push_back({.event = {.what = watch_event::kind::deleted, .connector = row}});
     }
   if (options_.what == watched::tunnels) {
-    for (const auto& [key, row] : t.tunnels) {
+    for (const auto& [key, packed] : t.tunnels) {
       if (!concerns(key.first)) continue;
+      const auto row = packed.unpack();
       const auto d = t.derived.find(key);
       const auto after = since(row->partition());
       const bool row_moved = row->version() > after || row->version() == rival_version;
@@ -175,9 +176,9 @@ void watcher::missed(const tables& t) {
           d != t.derived.end() && (d->second.changed_revision > after ||
                                    d->second.changed_wall_ms + resume_margin_ms >= from_->wall_ms);
       if (!row_moved && !conditions_moved) continue;
-      queue_.push_back({.event = {.what = watch_event::kind::updated,
-                                  .tunnel = row,
-                                  .conditions = d == t.derived.end() ? condition_list{} : d->second.conditions}});
+      queue_.push_back({.event = {.what = watch_event::kind::updated},
+                        .tunnel = packed,
+                        .status = d == t.derived.end() ? packed_status{} : d->second.status});
     }
     return;
   }
@@ -189,11 +190,12 @@ void watcher::missed(const tables& t) {
 void watcher::follow(const tables& t, const change_set& c) {
   serial_ = c.serial;
   lineage_ = std::max(lineage_, lineage_of(c.revision));
-  const auto send = [&](watch_event::kind what, auto tunnel, auto connector, condition_list conditions) {
-    push({{what, std::move(tunnel), std::move(connector), std::move(conditions)}, c.partition, c.revision});
+  const auto push_at = [&](queued q) {
+    q.partition = c.partition;
+    q.revision = c.revision;
+    push(std::move(q));
   };
-  const auto tell = [&](const auto& before, const auto& now, auto&& out) {
-    const bool replaced = before && now && before->uid() != now->uid();
+  const auto tell = [&](const auto& before, const auto& now, bool replaced, auto&& out) {
     if (before && (!now || replaced)) out(watch_event::kind::deleted, before);
     if (now) out(!before || replaced ? watch_event::kind::created : watch_event::kind::updated, now);
   };
@@ -203,13 +205,15 @@ void watcher::follow(const tables& t, const change_set& c) {
     for (const auto& key : keys) {
       if (!concerns(key.first)) continue;
       const auto row = t.tunnels.find(key);
-      const auto now = row == t.tunnels.end() ? nullptr : row->second;
+      const auto now = row == t.tunnels.end() ? packed_row<v1::TunnelRow>{} : row->second;
       const auto was = c.tunnels_before.find(key);
-      const auto before = was == c.tunnels_before.end() ? now : was->second;
+      const bool row_moved = was != c.tunnels_before.end();
+      const auto before = row_moved ? was->second : now;
+      const bool replaced = row_moved && before && now && before.unpack()->uid() != now.unpack()->uid();
       const auto d = t.derived.find(key);
-      tell(before, now, [&](watch_event::kind what, const row_ptr<v1::TunnelRow>& r) {
+      tell(before, now, replaced, [&](watch_event::kind what, const packed_row<v1::TunnelRow>& r) {
         const bool current = what != watch_event::kind::deleted && d != t.derived.end();
-        send(what, r, row_ptr<v1::ConnectorRow>{}, current ? d->second.conditions : condition_list{});
+        push_at({.event = {.what = what}, .tunnel = r, .status = current ? d->second.status : packed_status{}});
       });
     }
   } else {
@@ -219,8 +223,9 @@ void watcher::follow(const tables& t, const change_set& c) {
       const auto now = row == t.connectors.end() ? nullptr : row->second;
       const auto was = c.connectors_before.find(key);
       const auto before = was == c.connectors_before.end() ? now : was->second;
-      tell(before, now, [&](watch_event::kind what, const row_ptr<v1::ConnectorRow>& r) {
-        send(what, row_ptr<v1::TunnelRow>{}, r, {});
+      const bool replaced = before && now && before->uid() != now->uid();
+      tell(before, now, replaced, [&](watch_event::kind what, const row_ptr<v1::ConnectorRow>& r) {
+        push_at({.event = {.what = what, .connector = r}});
       });
     }
   }
@@ -253,6 +258,10 @@ std::vector<watch_event> watcher::take(std::size_t max) {
       const bool last = queue_.empty() ? !closed_
                                        : queue_.front().partition != q.partition || queue_.front().revision != q.revision;
       taken_[q.partition] = last ? q.revision : q.revision - 1;
+    }
+    if (q.tunnel) {
+      q.event.tunnel = q.tunnel.unpack();
+      q.event.conditions = q.status.unpack().conditions;
     }
     out.push_back(std::move(q.event));
   }

@@ -36,7 +36,7 @@ struct watch_event {
   enum class kind : std::uint8_t {
     created,
     updated,    ///< the row or, of a tunnel, a condition. After a resume also what was created meanwhile
-    deleted,    ///< `tunnel` or `connector` is its last state; of one from before this instance's time only its key and uid
+    deleted,    ///< `tunnel` or `connector` is its last state; of one that a resumed watch has missed only its key and uid
     caught_up,  ///< the snapshot, or what was missed, is complete; once
   };
   kind what = kind::updated;
@@ -79,7 +79,9 @@ public:
 
 private:
   struct queued {
-    watch_event event;
+    watch_event event;                 // what a tunnel's row and conditions are packed in below is filled in when it is taken
+    packed_row<v1::TunnelRow> tunnel;
+    packed_status status;
     partition_id partition = 0;
     revision_t revision = 0;
   };

@@ -64,18 +64,18 @@ struct fixture {
       rule.set_connector("c");
       rule.set_target(targets[n]);
     }
-    t.tunnels[{"p", name}] = row;
+    t.tunnels[{"p", name}] = replica::packed_row{*row};
     auto claim = std::make_shared<v1::HostnameClaimRow>();
     claim->set_hostname(name + ".example");
     claim->set_project("p");
     claim->set_tunnel(name);
     claim->set_tunnel_uid(row->uid());
     claim->set_claim(1);
-    t.claims[name + ".example"] = claim;
+    t.claims[name + ".example"] = replica::packed_claim{*claim};
     t.tunnels_by_connector[{"p", "c"}].insert(name);
     auto attachment = std::make_shared<v1::AttachmentRow>();
     attachment->set_attachment_generation(1);
-    t.attachments[{"p", "c", row->uid(), 1}] = attachment;
+    t.attachments[{"p", "c", row->uid(), 1}] = replica::packed_attachment{*attachment};
     change.routes.insert({"p", name});
     change.hostnames.insert(name + ".example");
   }

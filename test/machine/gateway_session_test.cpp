@@ -53,18 +53,18 @@ struct fixture {
     rule.set_path_prefix("/");
     rule.set_connector(connector);
     rule.set_target("http://localhost:8080");
-    t.tunnels[{"p", name}] = row;
+    t.tunnels[{"p", name}] = replica::packed_row{*row};
     auto claim = std::make_shared<v1::HostnameClaimRow>();
     claim->set_hostname(name + ".example");
     claim->set_project("p");
     claim->set_tunnel(name);
     claim->set_tunnel_uid("uid-" + name);
     claim->set_claim(++claims);
-    t.claims[name + ".example"] = claim;
+    t.claims[name + ".example"] = replica::packed_claim{*claim};
     t.tunnels_by_connector[{"p", connector}].insert(name);
     auto attachment = std::make_shared<v1::AttachmentRow>();
     attachment->set_attachment_generation(1);
-    t.attachments[{"p", connector, "uid-" + name, 1}] = attachment;
+    t.attachments[{"p", connector, "uid-" + name, 1}] = replica::packed_attachment{*attachment};
     change.routes.insert({"p", name});
     change.hostnames.insert(name + ".example");
   }
@@ -397,6 +397,74 @@ TEST_CASE("culprits of a batch are found whichever and however many they are, ea
   CHECK(f.talk->state() == gateway::stream_state::caught_up);
 }
 
+TEST_CASE("a few routes travel alone, and of a mass change some together") {
+  for (const int many : {31, 32, 100}) {
+    CAPTURE(many);
+    fixture f;
+    f.put_connector("c");
+    for (int n = 0; n < many; ++n) f.put_tunnel(fmt::format("t{}", n));
+    f.commit();
+    f.start();
+    f.put_connector("c", false);
+    const auto gone = f.commit();
+    std::vector<gateway::discovery::DeltaDiscoveryResponse> sent;
+    f.say(&sent);
+    std::set<std::string> seen;
+    int most = 0;
+    for (const auto& r : sent) {
+      most = std::max(most, r.resources_size());
+      for (const auto& each : r.resources()) CHECK(seen.insert(each.name()).second);
+    }
+    CHECK(seen.size() == static_cast<std::size_t>(many));
+    CHECK(most == (many < 32 ? 1 : 16));
+    for (const auto& r : sent) {
+      CHECK(f.talk->acknowledged(0) < gone);
+      f.ack(r);
+    }
+    CHECK(f.talk->acknowledged(0) == gone);
+  }
+}
+
+TEST_CASE("of routes that travelled together each culprit is found, and goes alone from then on") {
+  const auto culprits = GENERATE(std::set<std::string>{"t7"}, std::set<std::string>{"t0", "t99"}, std::set<std::string>{"t10", "t11", "t12", "t30"});
+  fixture f;
+  f.put_connector("c");
+  for (int n = 0; n < 100; ++n) f.put_tunnel(fmt::format("t{}", n));
+  f.commit();
+  f.start();
+  f.put_connector("c", false);
+  const auto gone = f.commit();
+  const auto is_culprit = [&](const gateway::discovery::Resource& r) { return culprits.count(r.name().substr(r.name().rfind('/') + 1)) > 0; };
+  // Envoy refuses a response for one bad resource, whatever of the others it has taken.
+  const auto answer_all = [&] {
+    int responses = 0;
+    while (auto r = f.talk->poll(f.now)) {
+      ++responses;
+      const auto& all = r->resources();
+      if (std::any_of(all.begin(), all.end(), is_culprit)) f.nack(*r, "no");
+      else f.ack(*r);
+    }
+    return responses;
+  };
+  CHECK(answer_all() < 100);
+  std::set<std::string> refused;
+  for (const auto& r : f.talk->refusals(0)) refused.insert(r.tunnel_uid.substr(4));
+  CHECK(refused == culprits);
+  CHECK(f.talk->pending() == 0);
+  CHECK(f.talk->acknowledged(0) == gone);
+
+  f.put_connector("c", true);
+  f.commit();
+  bool alone = true;
+  while (auto r = f.talk->poll(f.now)) {
+    const auto& all = r->resources();
+    if (std::any_of(all.begin(), all.end(), is_culprit)) alone = alone && all.size() == 1;
+    f.ack(*r);
+  }
+  CHECK(alone);
+  CHECK(f.talk->refusals(0).empty());
+}
+
 TEST_CASE("a tunnel whose scope is refused does not hold the others back") {
   fixture f;
   f.start();
@@ -453,7 +521,7 @@ TEST_CASE("a gateway that returns is sent what differs, and nothing else") {
     auto r = f.request(k);
     for (const auto& [name, e] : f.rows.entries("default", k)) {
       (*r.mutable_initial_resource_versions())[name] = name == "tunnel/p/u" ? "older" : e.what->version;
-      if (k == kind::route) r.add_resource_names_subscribe(name);
+      if (k == kind::route) r.add_resource_names_subscribe(std::string{name});
     }
     if (k == kind::cluster) (*r.mutable_initial_resource_versions())["connector/p/gone"] = "1";
     REQUIRE(f.talk->request(r, 0).empty());

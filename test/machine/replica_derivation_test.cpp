@@ -38,8 +38,8 @@ struct scene {
     else derived.class_changed(a, "default");
     return a.change.derived;
   }
-  std::string ready(const std::string& name) { return t.derived.at({"p", name}).conditions.of_type("Ready")->status(); }
-  std::string words(const std::string& name) { return t.derived.at({"p", name}).gateways.words; }
+  std::string ready(const std::string& name) { return t.derived.at({"p", name}).conditions().of_type("Ready")->status(); }
+  std::string words(const std::string& name) { return t.derived.at({"p", name}).gateways().words; }
 };
 
 std::vector<v1::Row> live(const std::string& name, revision_t version) {
@@ -194,12 +194,13 @@ TEST_CASE("acknowledged one by one or all at once, conditions are the same") {
   for (const auto& [key, d] : step.t.derived) {
     CAPTURE(key.second);
     const auto& other = jump.t.derived.at(key);
-    CHECK(d.gateways.words == other.gateways.words);
-    CHECK(d.gateways.what == other.gateways.what);
-    REQUIRE(d.conditions.size() == other.conditions.size());
-    for (std::size_t i = 0; i < d.conditions.size(); ++i) {
-      CHECK(d.conditions[i].status() == other.conditions[i].status());
-      CHECK(d.conditions[i].message() == other.conditions[i].message());
+    CHECK(d.gateways().words == other.gateways().words);
+    CHECK(d.gateways().what == other.gateways().what);
+    const auto conditions = d.conditions(), others = other.conditions();
+    REQUIRE(conditions.size() == others.size());
+    for (std::size_t i = 0; i < conditions.size(); ++i) {
+      CHECK(conditions[i].status() == others[i].status());
+      CHECK(conditions[i].message() == others[i].message());
     }
   }
 }

@@ -42,11 +42,11 @@ struct world {
   std::string holder() {
     return v.read([](const tables& t) {
       const auto found = t.claims.find("web.example");
-      return found == t.claims.end() ? std::string{} : found->second->project();
+      return found == t.claims.end() ? std::string{} : found->second.unpack()->project();
     });
   }
   std::string ready() {
-    return v.read([](const tables& t) { return t.derived.at({"p", "web"}).conditions.of_type("Ready")->status(); });
+    return v.read([](const tables& t) { return t.derived.at({"p", "web"}).conditions().of_type("Ready")->status(); });
   }
   void ack(revision_t acknowledged, std::int64_t incarnation) {
     auto a = rows::ack("gw-a", acknowledged);

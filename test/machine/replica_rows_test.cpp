@@ -117,10 +117,10 @@ TEST_CASE("what was gone before our time is known by its tombstone") {
               rows::row(rows::tunnel("p", "alive", "edge", 8))}, true);
   const auto& all = cold.t.deleted[0].all;
   REQUIRE(all.size() == 4);
-  CHECK(all[0].tunnel->uid() == "uid-web");
-  CHECK(all[0].tunnel->project() == "p");
-  CHECK(all[1].connector->name() == "edge");
-  CHECK(all[2].gateway->name() == "gw");
+  CHECK(all[0].tunnel.unpack()->uid() == "uid-web");
+  CHECK(all[0].tunnel.unpack()->project() == "p");
+  CHECK(all[1].connector.unpack()->name() == "edge");
+  CHECK(all[2].gateway.unpack()->name() == "gw");
   CHECK(all[3].revision == 4);
   CHECK(cold.t.tunnel("p", "alive") != nullptr);
   shelf warm;
@@ -136,7 +136,7 @@ TEST_CASE("of two partitions' claims the higher number wins, in any order, withi
     const auto new_one = [&] { s.apply({claim("a.example", "new", 8, 3, 1)}, false, 1); };
     if (newer_first) new_one(), old_one();
     else old_one(), new_one();
-    CHECK(s.t.claims.at("a.example")->tunnel() == "new");
+    CHECK(s.t.claims.at("a.example").unpack()->tunnel() == "new");
     s.apply({rows::tombstone("hostname_claim", "a.example", 9)}, false, 0);  // the other partition's own
     CHECK(s.t.claims.count("a.example") == 1);
   }
@@ -144,7 +144,7 @@ TEST_CASE("of two partitions' claims the higher number wins, in any order, withi
   s.apply({claim("a.example", "lost", 9, 5, 0)}, false, 0);
   s.now = (1ll << 32) + 5;
   s.apply({claim("a.example", "found", 8, s.now, 1)}, false, 1);
-  CHECK(s.t.claims.at("a.example")->tunnel() == "found");
+  CHECK(s.t.claims.at("a.example").unpack()->tunnel() == "found");
 }
 
 TEST_CASE("a complete load takes away what it does not hold, of its partition alone") {

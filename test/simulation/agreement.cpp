@@ -118,12 +118,24 @@ void world::agents_agree(std::vector<std::string>& out) {
       out.push_back(fmt::format("the agent of {} is {}, and its row says {}", key, a->running() ? "running" : "dead",
                                 row->connector().online() ? "online" : "offline"));
     if (!a->running()) continue;
+    if (row->connector().online()) interval_agrees(*a, row->connector(), key, out);
     std::set<std::string> held, wanted;
     for (const auto& [k, one] : a->held().all()) held.insert(fmt::format("{}/{}", k.tunnel_uid, k.tunnel_generation));
     for (const auto& [k, r] : db_.now.rows)
       if (r->has_attachment() && r->attachment().project() + "/" + r->attachment().connector() == key)
         wanted.insert(fmt::format("{}/{}", r->attachment().tunnel_uid(), r->attachment().tunnel_generation()));
     if (held != wanted) out.push_back(fmt::format("the agent of {} holds {} attachments, and {} are its own", key, held.size(), wanted.size()));
+  }
+}
+
+/// Agents say as often that they live as their owner, under its load, wants it.
+void world::interval_agrees(const agent_host& a, const v1::ConnectorRow& row, const std::string& key, std::vector<std::string>& out) {
+  const auto owner = db_.now.partitions.at(row.partition()).owner;
+  for (const auto& h : hosts_) {
+    if (!h->answers() || h->running()->me() != owner) continue;
+    const auto paced = std::min(h->running()->paced_interval_ms(), row.lease_duration_ms() / limits::heartbeats_per_lease_min);
+    const auto wanted = std::max(plan_.heartbeat_ms, paced), has = a.session()->heartbeat_interval().count();
+    if (has != wanted) out.push_back(fmt::format("the agent of {} speaks every {} ms, and its owner wants it every {} ms", key, has, wanted));
   }
 }
 
@@ -138,10 +150,10 @@ void world::replicas_agree(std::vector<std::string>& out) {
         put(r) = *row;
         have[database::key_of(r)] = std::move(r);
       };
-      for (const auto& [k, r] : t.tunnels) add([](v1::Row& x) -> auto& { return *x.mutable_tunnel(); }, r);
+      for (const auto& [k, r] : t.tunnels) add([](v1::Row& x) -> auto& { return *x.mutable_tunnel(); }, r.unpack());
       for (const auto& [k, r] : t.connectors) add([](v1::Row& x) -> auto& { return *x.mutable_connector(); }, r);
-      for (const auto& [k, r] : t.attachments) add([](v1::Row& x) -> auto& { return *x.mutable_attachment(); }, r);
-      for (const auto& [k, r] : t.claims) add([](v1::Row& x) -> auto& { return *x.mutable_hostname_claim(); }, r);
+      for (const auto& [k, r] : t.attachments) add([](v1::Row& x) -> auto& { return *x.mutable_attachment(); }, r.unpack());
+      for (const auto& [k, r] : t.claims) add([](v1::Row& x) -> auto& { return *x.mutable_hostname_claim(); }, r.unpack());
       for (const auto& [k, r] : t.gateways) add([](v1::Row& x) -> auto& { return *x.mutable_gateway(); }, r);
       for (const auto& [k, r] : t.gateway_classes) add([](v1::Row& x) -> auto& { return *x.mutable_gateway_class(); }, r);
       for (const auto& [k, r] : t.connector_classes) add([](v1::Row& x) -> auto& { return *x.mutable_connector_class(); }, r);
@@ -189,7 +201,8 @@ void world::gateways_agree(std::vector<std::string>& out) {
       if (!h->answers() || gateways_.empty()) continue;
       const bool ready = h->running()->view().read([&](const replica::tables& tables) {
         const auto d = tables.derived.find({t.project(), t.name()});
-        const auto* c = d == tables.derived.end() ? nullptr : d->second.conditions.of_type("Ready");
+        const auto conditions = d == tables.derived.end() ? replica::condition_list{} : d->second.conditions();
+        const auto* c = conditions.of_type("Ready");
         return c != nullptr && c->status() == status_true;
       });
       if (ready != all_live) out.push_back(fmt::format("{} says that {} is {}ready", h->name(), key, ready ? "" : "not "));
@@ -242,7 +255,7 @@ void world::watches_agree(std::vector<std::string>& out) {
         compare(key, row->tunnel(), [&] {
           return view.read([&](const replica::tables& t) -> std::vector<v1::Condition> {
             const auto d = t.derived.find({row->tunnel().project(), row->tunnel().name()});
-            return d == t.derived.end() ? std::vector<v1::Condition>{} : *d->second.conditions;
+            return d == t.derived.end() ? std::vector<v1::Condition>{} : *d->second.conditions();
           });
         });
       if (w->what() == replica::watched::connectors && row->has_connector())

@@ -172,9 +172,10 @@ void auditor::view_changed(int host, std::uint64_t life, replica::view& v, const
 
 void auditor::check_ready(const replica::tables& t, const replica::entity_key& key, int host) {
   const auto d = t.derived.find(key);
-  const auto* row = t.tunnel(key.first, key.second);
+  const auto row = t.tunnel(key.first, key.second);
   if (d == t.derived.end() || row == nullptr) return;
-  const auto* ready = d->second.conditions.of_type("Ready");
+  const auto conditions = d->second.conditions();
+  const auto* ready = conditions.of_type("Ready");
   if (ready == nullptr || ready->status() != status_true) return;
   const auto wrong = [&](const std::string& why) {
     violate(fmt::format("instance {} says that {}/{} is ready: {}", host, key.first, key.second, why));
@@ -186,7 +187,7 @@ void auditor::check_ready(const replica::tables& t, const replica::entity_key& k
       wrong("its connector is not online");
       continue;
     }
-    const auto* a = t.attachment(key.first, rule.connector(), row->uid(), row->generation());
+    const auto a = t.attachment(key.first, rule.connector(), row->uid(), row->generation());
     if (a == nullptr || a->attachment_generation() > c->attached_generation()) wrong("its agent has not acknowledged it");
     if (const auto* agent = find_agent(key.first + "/" + rule.connector());
         a != nullptr && agent != nullptr && a->attachment_generation() > agent->durable_ever())
@@ -202,7 +203,7 @@ void auditor::check_ready(const replica::tables& t, const replica::entity_key& k
       for (const auto& r : report.report.refused())
         if (r.tunnel_uid() == row->uid()) wrong("gateway " + name + " refuses it");
     }
-  if (counting == 0 && d->second.gateways.revision < d->second.routed_revision) wrong("no gateway runs its routes");
+  if (counting == 0 && d->second.gateways().revision < d->second.routed_revision) wrong("no gateway runs its routes");
 }
 
 /// Nothing is believed of a gateway that its present stream has not said.
@@ -244,9 +245,10 @@ bool auditor::refused_of(const std::string& gateway, const v1::TunnelRow& t) con
 /// Nobody's tunnel is said to be rejected for what is wrong with another's.
 void auditor::check_rejected(const replica::tables& t, const replica::entity_key& key, int host) {
   const auto d = t.derived.find(key);
-  const auto* row = t.tunnel(key.first, key.second);
+  const auto row = t.tunnel(key.first, key.second);
   if (d == t.derived.end() || row == nullptr) return;
-  const bool rejected = std::any_of(d->second.conditions.begin(), d->second.conditions.end(),
+  const auto conditions = d->second.conditions();
+  const bool rejected = std::any_of(conditions.begin(), conditions.end(),
                                     [](const v1::Condition& c) { return c.reason() == "Rejected"; });
   if (!rejected) return;
   const auto theirs = [&](const auto& rules) {

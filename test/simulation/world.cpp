@@ -477,15 +477,16 @@ std::string world::missing(const statement& s) {
     if (s.noun == "rejected") {
       const bool rejected = h->running()->view().read([&](const replica::tables& t) {
         const auto d = t.derived.find({project, name});
-        return d != t.derived.end() && std::any_of(d->second.conditions.begin(), d->second.conditions.end(),
-                                                   [](const v1::Condition& c) { return c.reason() == "Rejected"; });
+        const auto conditions = d == t.derived.end() ? replica::condition_list{} : d->second.conditions();
+        return std::any_of(conditions.begin(), conditions.end(), [](const v1::Condition& c) { return c.reason() == "Rejected"; });
       });
       if (!rejected) return fmt::format("instance {} does not say so", h->number());
       continue;
     }
     const bool ready = h->running()->view().read([&](const replica::tables& t) {
       const auto d = t.derived.find({project, name});
-      const auto* c = d == t.derived.end() ? nullptr : d->second.conditions.of_type("Ready");
+      const auto conditions = d == t.derived.end() ? replica::condition_list{} : d->second.conditions();
+      const auto* c = conditions.of_type("Ready");
       return c != nullptr && c->status() == status_true;
     });
     if (ready != (s.noun == "ready")) return fmt::format("instance {} says otherwise", h->number());

@@ -137,8 +137,8 @@ void xds_side::report(connected& c, partition_id p, gateway::stream_state state)
     refused->set_message(r.message);
     if (has(bug::refusal_laid_at_another_door))
       to_.view.read([&](const replica::tables& t) {
-        for (const auto& [key, row] : t.tunnels)
-          if (row->partition() == p && row->uid() != r.tunnel_uid) refused->set_tunnel_uid(row->uid());
+        for (const auto& [key, packed] : t.tunnels)
+          if (const auto row = packed.unpack(); row->partition() == p && row->uid() != r.tunnel_uid) refused->set_tunnel_uid(row->uid());
         return 0;
       });
   }
