@@ -16,13 +16,13 @@
 #include <spdlog/spdlog.h>
 
 #include "envoy/service/discovery/v3/discovery.grpc.pb.h"
+#include "services/gateway/report_pace.hpp"
 
 namespace warren::gateway {
 
 namespace {
 
 constexpr auto tick_every = std::chrono::milliseconds{100};
-constexpr std::int64_t reports_apart_ms = 10;  // of one gateway and partition: each is three messages, and conditions derived anew
 constexpr auto number_again_after = std::chrono::milliseconds{200};
 constexpr int reported_refusals_max = 1000;  // in one report: below half a MiB
 constexpr std::size_t shown_bytes_max = 256;  // of what a node says about itself
@@ -51,6 +51,18 @@ std::string peer_address(std::string_view peer) {
   for (const auto& [said, meant] : {std::pair{"%5B", "["}, std::pair{"%5D", "]"}})
     if (const auto at = out.find(said); at != std::string::npos) out.replace(at, 3, meant);
   return shown(out);
+}
+
+/// What of a change can be news to gateways: conditions, and what rows were before, are not.
+replica::change_set routing_part(const replica::change_set& c) {
+  replica::change_set out{.partition = c.partition, .revision = c.revision, .rebuilt = c.rebuilt};
+  out.tunnels = c.tunnels;
+  out.connectors = c.connectors;
+  out.routes = c.routes;
+  out.hostnames = c.hostnames;
+  out.gateways = c.gateways;
+  out.gateway_classes = c.gateway_classes;
+  return out;
 }
 
 using event = std::function<void()>;
@@ -208,7 +220,7 @@ struct gateway_server::impl::connected {
   bool writing = false;
   std::optional<discovery::DeltaDiscoveryResponse> next;  ///< so that the one before it says whether more follows
   std::set<partition_id> owed;                   ///< to be reported when this round of events is over
-  std::map<partition_id, std::int64_t> reported_at_ms;
+  std::map<partition_id, report_pace> pace;
   stream_state shown_state = stream_state::connecting;
   std::int64_t since_ms = wall_ms();
   std::int64_t leaves_at_ms = 0;                 ///< 0: stays
@@ -499,12 +511,12 @@ std::optional<std::int64_t> gateway_server::impl::report_owed() {
     }
     c->owed.merge(c->talk->take_touched());
     std::erase_if(c->owed, [&, &of = *c](partition_id p) {
-      auto& last = of.reported_at_ms[p];
-      if (!news && now < last + reports_apart_ms) {
-        next = std::min(next.value_or(last + reports_apart_ms), last + reports_apart_ms);
+      auto& pace = of.pace[p];
+      if (!news && now < pace.next_ms()) {
+        next = std::min(next.value_or(pace.next_ms()), pace.next_ms());
         return false;
       }
-      last = now;
+      pace.told(now);
       report(of, p, of.talk->state());
       return true;
     });
@@ -622,7 +634,8 @@ int gateway_server::start(const std::string& address) {
   if (!my.server) return 0;
   my.started = true;
   my.subscription = my.view.subscribe([&my](const replica::change_set& c) {
-    my.queue.push([&my, c] { my.on_change(c); });
+    if (c.acks || c.owner) return;  // that moves no route
+    my.queue.push([&my, c = routing_part(c)] { my.on_change(c); });
   });
   my.thread = std::thread{[&my] { my.run(); }};
   my.numbering = std::thread{[&my] { my.number_streams(); }};
