@@ -37,7 +37,9 @@ void handover::answered(answers what, const std::map<partition_id, revision_t>& 
 
 void handover::noted(const tunnel_key& key, std::optional<carried_tunnel> tunnel, std::int64_t now_ms) {
   const auto before = outdated_.find(key);
-  const auto since_ms = before == outdated_.end() ? now_ms : before->second.since_ms;
+  const bool was_outdated = before != outdated_.end();
+  const auto since_ms = was_outdated ? before->second.since_ms : now_ms;
+  const auto frozen = was_outdated ? value_at(frozen_, before->second.partition) : 0;
   forget(key);
   if (!tunnel) {
     tunnels_.erase(key);
@@ -45,6 +47,8 @@ void handover::noted(const tunnel_key& key, std::optional<carried_tunnel> tunnel
   }
   touched_.insert(tunnel->partition);
   weigh(key, *tunnel, since_ms);
+  // It was so before: nothing has been acknowledged since.
+  if (was_outdated && outdated_.count(key) > 0) frozen_[tunnel->partition] = frozen;
   tunnels_[key] = std::move(*tunnel);
 }
 

@@ -97,9 +97,10 @@ TEST_CASE_METHOD(hook_world, "what is no message is refused, and the next call i
   warm_up();
   int failed = 0, answered = 0;
   serve({.listen = "127.0.0.1:0",
-         .on_answered = [&](const auto&, const auto& revisions) {
+         .on_answered = [&](const hook::answered_call& what) {
            ++answered;
-           CHECK(revisions.at(0) == 1);
+           CHECK(what.revisions.at(0) == 1);
+           CHECK(what.peer.rfind("ipv4:127.0.0.1:", 0) == 0);
          },
          .on_failed = [&] { ++failed; }});
   REQUIRE(await_open());
@@ -140,6 +141,45 @@ TEST_CASE_METHOD(hook_world, "a large translation goes through, several at once"
     REQUIRE(a.status.ok());
     CHECK(a.bytes.size() > 80'000'000);
   }
+}
+
+TEST_CASE_METHOD(hook_world, "the largest translation that is promised goes through, and a larger one is refused alone", "[long]") {
+  warm_up();
+  serve({.listen = "127.0.0.1:0"});
+  REQUIRE(await_open());
+  constexpr std::size_t answer_max = 256 * 1024 * 1024, tunnels_bytes = 225 * 1024 * 1024;
+  constexpr std::size_t tunnel_bytes = 1'300;  // what Envoy Gateway's is
+  std::string hosts, cluster;
+  {
+    eg::PostTranslateModifyRequest one;
+    add_cluster(one, "httproute/p/on/rule/0");
+    cluster = one.SerializeAsString();
+  }
+  std::size_t n = 0;
+  for (; hosts.size() < tunnels_bytes; ++n) {
+    routes::VirtualHost host;
+    host.set_name("eg/http/t" + std::to_string(n));
+    host.add_domains("t" + std::to_string(n) + ".test");
+    auto* r = add_route(&host, "r", n % 2 == 0 ? "httproute/p/on/rule/0" : "httproute/p/off/rule/0");
+    r->mutable_typed_per_filter_config()->operator[]("f").set_value(std::string(tunnel_bytes - 150, 'f'));
+    hook::wire::put_bytes(hosts, 2, host.SerializeAsString());
+  }
+  std::string config;
+  hook::wire::put_bytes(config, 1, "ns/eg/http");
+  std::string request = cluster;
+  hook::wire::put_bytes(request, 5, config + hosts);
+  const hook_client client{address()};
+  constexpr auto long_patience = std::chrono::seconds{120};
+  const auto method = "/envoygateway.extension.EnvoyGatewayExtension/PostTranslateModify";
+  const auto a = client.call(method, request, true, long_patience);
+  INFO(n << " tunnels, " << request.size() << " bytes: " << a.status.error_message() << ", " << a.bytes.size() << " bytes back");
+  REQUIRE(a.status.ok());
+  CHECK(a.bytes.size() > request.size());
+  CHECK(a.bytes.size() <= answer_max);
+
+  hook::wire::put_bytes(request, 3, std::string(answer_max - request.size() + 1, 's'));
+  CHECK(client.call(method, request, true, long_patience).status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
+  CHECK(clusters_replaced(client.translate(request_for("on")).bytes) == 1);
 }
 
 TEST_CASE_METHOD(hook_world, "a unix socket needs no certificate, an open port does") {

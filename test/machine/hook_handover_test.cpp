@@ -63,6 +63,9 @@ TEST_CASE("what is not as it was answered is not acknowledged until it is answer
   h.seen(0, 11);
   CHECK(h.acknowledged(0) == 10);
   CHECK(h.acknowledged(1) == 20);
+  h.noted(a, tunnel("uid-a", off, 12), 150);  // still not
+  h.seen(0, 12);
+  CHECK(h.acknowledged(0) == 10);
   h.noted(b, tunnel("uid-b", off), 200);
   h.seen(0, 12);
   CHECK(h.acknowledged(0) == 10);
