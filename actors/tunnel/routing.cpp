@@ -6,6 +6,8 @@
 #include <google/protobuf/util/message_differencer.h>
 
 #include "actors/connector/spec.hpp"
+#include "actors/core/conditions.hpp"
+#include "actors/tunnel/spec.hpp"
 
 namespace warren::tunnel {
 
@@ -14,6 +16,10 @@ namespace {
 outcome outcome_of(const v1::TunnelRow& tunnel, const v1::Rule& rule, std::int64_t generation,
                    const find_connector& connector, const find_attachment& attachment) {
   if (!tunnel.enabled()) return outcome::disabled;
+  // No agent will ever hold it: what was live before is not waited with.
+  if (const auto* accepted = find_condition(tunnel.conditions(), "Accepted");
+      accepted != nullptr && accepted->status() == status_false && canonical_target(rule.target()).value != rule.target())
+    return outcome::invalid_addressing;
   const auto* c = connector(rule.connector());
   if (c == nullptr || c->has_delete_time()) return outcome::unknown;
   if (!c->addressing_error().empty()) return outcome::invalid_addressing;

@@ -18,7 +18,8 @@ enum class outcome : std::uint8_t {
   offline,             ///< the connector is not online, or does not hold the attachment yet
   unknown,             ///< there is no such connector
   disabled,            ///< the tunnel is switched off
-  invalid_addressing,  ///< the connector's last report could not be used, or its row cannot: connector::check_row
+  invalid_addressing,  ///< the connector's last report could not be used, or its row cannot (connector::check_row); or the
+                       ///< target was refused, and is none
 };
 
 /// What x-warren-reason says; empty for live.

@@ -82,6 +82,9 @@ int refused(const eg::PostTranslateModifyResponse& r) {
   return n;
 }
 
+std::string condition(const nlohmann::json& t, const std::string& type) { return stack::stack::condition(t, type); }
+std::string message(const nlohmann::json& t, const std::string& type) { return stack::stack::condition_message(t, type); }
+
 /// What arrives, in order, to be waited for. Thread-safe.
 class inbox {
 public:
@@ -237,7 +240,8 @@ TEST_CASE("one tenant's poison makes that tenant's tunnel answer 503, and nothin
   h.w.add_agent("poisoned-key");
   eg::PostTranslateModifyRequest r;
   auto* config = r.add_routes();
-  config->set_name("c");
+  config->set_name("acme/eg/http");  // the fleet that is gateway acme-eg
+  h.w.must_ctl({"gateway", "create", "acme-eg", "--class", "demo"});
   const auto add = [&](const std::string& tunnel, const std::string& connector) {
     h.w.create_tunnel(tunnel, tunnel + ".example.test", connector);
     const auto cluster = "httproute/acme/" + tunnel + "/rule/0";
@@ -249,6 +253,7 @@ TEST_CASE("one tenant's poison makes that tenant's tunnel answer 503, and nothin
   add("bad-key", "poisoned-key");
   const auto request = r.SerializeAsString();
   REQUIRE(h.await(request, [](const auto& a) { return online(a) == 52; }, 60s));
+  for (const auto* name : {"bad-target", "bad-key", "healthy-49"}) REQUIRE(h.w.await_ready(name));
 
   h.w.sql(R"(UPDATE tunnel SET rules = '[{"path_prefix":"/","connector":"there","target":"http://no\u0001host:99999"}]'
              WHERE name = 'bad-target';
@@ -258,10 +263,78 @@ TEST_CASE("one tenant's poison makes that tenant's tunnel answer 503, and nothin
   CHECK_FALSE(is_online(answer, "httproute/acme/bad-target/rule/0"));
   CHECK_FALSE(is_online(answer, "httproute/acme/bad-key/rule/0"));
   CHECK(h.w.metric("nso_extension_hook_calls_total", "error") == 0);
-  const auto said = h.w.await("tunnel", "bad-target", [](const auto& t) {
-    return stack::stack::condition(t, "Accepted") == "False";
-  });
-  CHECK(stack::stack::condition_message(said, "Accepted").find("target") != std::string::npos);
+  for (const auto& [name, field] : {std::pair{"bad-target", "rules[0].target: "}, std::pair{"bad-key", "public_key: "}}) {
+    const auto said = h.w.await("tunnel", name, [field = field](const auto& t) {
+      return condition(t, "Ready") == "False" && message(t, "Ready").find(field) != std::string::npos;
+    });
+    INFO(h.w.tunnel(name).dump());
+    CHECK_FALSE(said.is_null());
+  }
+  for (int i = 0; i < 50; ++i) CHECK(h.w.await_ready("healthy-" + std::to_string(i)));
+}
+
+TEST_CASE("a fleet is a gateway: what it was handed is programmed, and what it was not asked about says so") {
+  hooked h;
+  const auto request = captured("request-0010-tunnel");  // of the fleet envoy-gateway-system/eg
+  const auto gateway = [&] { return h.w.ctl({"gateway", "get", "envoy-gateway-system-eg", "-o", "json"}).json(); };
+  const auto state = [&](const std::string& is) {
+    return stack::poll_until([&] { return gateway().value("state", "") == is; }, 20s, 50ms);
+  };
+  auto& there = h.w.add_agent("there");
+  h.w.create_tunnel(tunnel_name(0), "a.example.test", "there");
+  h.w.create_tunnel("unrouted", "unrouted.example.test", "there");
+  // Not registered, it is answered, and does not count.
+  REQUIRE(h.await(request, [](const auto& r) { return online(r) == 1; }));
+  const auto alone = h.w.await("tunnel", tunnel_name(0), [](const auto& t) { return message(t, "Programmed").find("no gateway") == 0; });
+  REQUIRE_FALSE(alone.is_null());
+  h.w.must_ctl({"gateway", "create", "envoy-gateway-system-eg", "--class", "demo"});
+  REQUIRE(h.w.await_ready(tunnel_name(0)));
+  CHECK_THAT(message(h.w.tunnel(tunnel_name(0)), "Programmed"), Catch::Contains("1/1 gateways") && Catch::Contains("handed over: envoy-gateway-system-eg"));
+  CHECK(gateway().value("counts", false));
+  CHECK(gateway().value("nodeId", gateway().value("node_id", "")) == "envoy-gateway-system/eg");
+  const auto told = h.w.await("tunnel", "unrouted", [](const auto& t) { return message(t, "Programmed").find("ns-0000/unrouted") != std::string::npos; });
+  REQUIRE_FALSE(told.is_null());
+  CHECK(condition(told, "Programmed") == "False");
+  CHECK(condition(told, "Ready") == "False");
+
+  // Asked about before it was there: not handed over by that.
+  h.w.create_tunnel(tunnel_name(1), "b.example.test", "there");
+  const auto early = h.w.await("tunnel", tunnel_name(1), [](const auto& t) { return condition(t, "TargetReachable") == "True"; });
+  REQUIRE_FALSE(early.is_null());
+  CHECK(condition(early, "Programmed") != "True");
+  REQUIRE(h.await(request, [](const auto& r) { return online(r) == 2; }));
+  REQUIRE(h.w.await_ready(tunnel_name(1)));
+  h.w.must_ctl({"tunnel", "delete", tunnel_name(1)});
+  REQUIRE(h.await(request, [](const auto& r) { return online(r) == 1; }));
+  h.w.must_ctl({"tunnel", "wait", tunnel_name(1), "--for", "deleted", "--timeout", "20s"});
+
+  // What it runs is not true any more: nobody is told it is, until it asks again.
+  there.stop();
+  REQUIRE_FALSE(h.w.await("tunnel", tunnel_name(0), [](const auto& t) { return condition(t, "Ready") == "False"; }).is_null());
+  REQUIRE(h.await(request, [](const auto& r) { return online(r) == 0 && refused(r) == 1; }));
+  there.start();
+  REQUIRE_FALSE(h.w.await("tunnel", tunnel_name(0), [](const auto& t) {
+    return condition(t, "Ready") == "False" && message(t, "Ready").find("waiting for envoy-gateway-system-eg") != std::string::npos;
+  }).is_null());
+  REQUIRE(state("stalled"));
+  CHECK(condition(h.w.tunnel(tunnel_name(0)), "Ready") != "True");
+  REQUIRE(h.await(request, [](const auto& r) { return online(r) == 1; }));
+  REQUIRE(h.w.await_ready(tunnel_name(0)));
+  REQUIRE(state("caught_up"));
+
+  // Deletions wait for whom they concern.
+  h.w.must_ctl({"tunnel", "delete", "unrouted"});
+  h.w.must_ctl({"tunnel", "wait", "unrouted", "--for", "deleted", "--timeout", "20s"});
+  h.w.must_ctl({"tunnel", "delete", tunnel_name(0)});
+  REQUIRE(h.await(request, [](const auto& r) { return online(r) == 0; }));
+  h.w.must_ctl({"tunnel", "wait", tunnel_name(0), "--for", "deleted", "--timeout", "20s"});
+
+  // An instance that has not answered it does not know what it runs.
+  h.w.stop_warrend();
+  h.w.start_warrend();
+  REQUIRE(state("never_seen"));
+  h.translate(request);
+  REQUIRE(state("caught_up"));
 }
 
 TEST_CASE("the hook's page says 503, and its port is closed, until everything has been read") {

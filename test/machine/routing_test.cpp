@@ -72,6 +72,18 @@ TEST_CASE("the previous generation is served until the agents hold the current o
     CHECK(w.plan().generation == 2);
     CHECK(w.plan().rules.at(0).rule.target() == "http://localhost:9090");
   }
+  SECTION("a target that was refused: nobody will ever hold it") {
+    w.t.mutable_rules(0)->set_target("http://no host:80");
+    CHECK(w.plan().generation == 1);  // not judged yet
+    rows::condition(w.t, "Accepted", "False", "Invalid", "rules[0].target: ");
+    CHECK(w.plan().generation == 2);
+    CHECK(w.first() == outcome::invalid_addressing);
+  }
+  SECTION("a spec that was refused for something else") {
+    rows::condition(w.t, "Accepted", "False", "Invalid", "hostnames: ");
+    CHECK(w.plan().generation == 1);
+    CHECK(w.first() == outcome::live);
+  }
   SECTION("an agent that is away is not waited for") {
     w.connectors.at("edge").set_online(false);
     CHECK(w.plan().generation == 2);
