@@ -32,7 +32,7 @@ template <class Change> void change(self_ptr self, Change what) {
   s.count->set("warren_connectors_online", static_cast<double>(s.watch.online()));
   if (s.pace) {
     const auto former = s.pace->interval_ms.load();
-    const auto interval = paced_interval(s.pace->asked_ms, former, s.watch.online());
+    const auto interval = paced_interval(s.pace->asked_ms, former, s.watch.online(), s.pace->per_second);
     s.pace->interval_ms = interval;
     if (interval != former)
       log_line(spdlog::level::info, "agents are told another heartbeat interval",

@@ -13,8 +13,10 @@ namespace warren::connector {
 
 /// The interval that this instance's agents shall have. Written by the watch, read by connectors' shells.
 struct heartbeat_pace {
-  explicit heartbeat_pace(std::int64_t asked) : asked_ms{asked}, interval_ms{asked} {}
+  explicit heartbeat_pace(std::int64_t asked, std::int64_t most = limits::heartbeats_per_second_max)
+      : asked_ms{asked}, per_second{most}, interval_ms{asked} {}
   const std::int64_t asked_ms;             ///< by the settings
+  const std::int64_t per_second;           ///< heartbeats that all of them may send
   std::atomic<std::int64_t> interval_ms;   ///< under the load of the moment
 };
 

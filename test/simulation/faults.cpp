@@ -131,6 +131,8 @@ scenario from_seed(std::uint64_t seed, const fault_options& options) {
   w.out.partitions = options.partitions;
   w.out.gateways = options.gateways;
   w.out.watches = 3;
+  // A third of them has agents that are told to say less, and more again when some have gone.
+  if (dice paced{seed * 7919 + 41}; paced.chance(33)) w.out.heartbeats = static_cast<int>(paced.between(1, 2));
   if (w.chance.chance(70))
     w.say(0, "disturb", "bus", "",
           {{"lost", std::to_string(w.chance.between(0, 10))}, {"repeated", std::to_string(w.chance.between(0, 5))},

@@ -286,8 +286,9 @@ void process::spawn_edge() {
 void process::spawn_rooms() {
   const auto wall = [this] { return wall_ms(); };
   const auto random = [this] { return to_.time.secrets.roll(); };
+  pace_ = std::make_shared<connector::heartbeat_pace>(to_.heartbeat_interval_ms, to_.heartbeats_per_second);
   silence_ = connector::spawn_silence(
-      system_, [this](bool on) { caf::anon_send(placement_, mass_silence{on}); }, count);
+      system_, [this](bool on) { caf::anon_send(placement_, mass_silence{on}); }, count, pace_);
   replica_ = replica::spawn_replica(system_, view_, caf::actor_cast<store_actor>(edge_),
                                     caf::actor_cast<bus_actor>(edge_),
                                     {.partitions = to_.partitions, .instance = to_.me, .wall_ms = wall, .random = random},
@@ -303,6 +304,7 @@ void process::spawn_rooms() {
   entity.silence = silence_;
   entity.count = &count;
   entity.heartbeat_interval_ms = to_.heartbeat_interval_ms;
+  entity.loaded_interval_ms = [pace = pace_] { return pace->interval_ms.load(); };
   entity.wall_ms = wall;
   entity.random = random;
   entity.fresh_uid = [this] { return fmt::format("{:08x}{:08x}{:016x}", to_.me, uids_++, to_.time.secrets.roll()); };

@@ -34,6 +34,7 @@ struct process_wiring {
   int partitions = 0;
   millis lease{3'000};
   std::int64_t heartbeat_interval_ms = 2'000;
+  std::int64_t heartbeats_per_second = limits::heartbeats_per_second_max;
   std::int64_t steady_offset_ms = 0;  ///< its steady clock is ahead of virtual time by this much
   std::int64_t wall_offset_ms = 0;
   std::function<dial_result(const dial_request&)> dial;
@@ -78,6 +79,8 @@ public:
   replica::view& view() { return view_; }
   const std::map<partition_id, epoch_t>& owned() const { return owned_; }
   bool holds_lease() const { return held_; }
+  /// What its agents are told under its load.
+  std::int64_t paced_interval_ms() const { return pace_->interval_ms; }
   store_link& store() { return *store_; }
   lease_link& leases() { return *leases_; }
   xds_side& gateways() { return *xds_; }
@@ -126,6 +129,7 @@ private:
 
   caf::actor edge_;
   silence_actor silence_;
+  std::shared_ptr<connector::heartbeat_pace> pace_;
   replica::replica_actor replica_;
   placement_actor placement_;
   caf::actor asker_;

@@ -212,6 +212,7 @@ std::variant<scenario, scenario_error> parse_scenario(std::string_view text) {
     else if (words[0] == "instances") out.instances = static_cast<int>(*n);
     else if (words[0] == "partitions") out.partitions = static_cast<int>(*n);
     else if (words[0] == "gateways") out.gateways = static_cast<int>(*n);
+    else if (words[0] == "heartbeats") out.heartbeats = static_cast<int>(*n);
     else if (words[0] == "watches") out.watches = static_cast<int>(*n);
     else return wrong(fmt::format("there is no setting \"{}\"", words[0]));
   }
@@ -233,6 +234,7 @@ std::string print(const scenario& s) {
   if (!s.title.empty()) out += "# " + s.title + "\n";
   out += fmt::format("instances {}\npartitions {}\ngateways {}\nwatches {}\nlease {}\nheartbeat {}\nseed {}\n", s.instances, s.partitions,
                      s.gateways, s.watches, print_duration(s.lease_ms), print_duration(s.heartbeat_ms), s.seed);
+  if (s.heartbeats > 0) out += fmt::format("heartbeats {}\n", s.heartbeats);
   for (const auto& b : bug_names)
     if (s.planted.count(b.what) > 0) out += fmt::format("bug {}\n", b.name);
   for (const auto& one : s.what) out += print(one) + "\n";

@@ -7,6 +7,7 @@
 //   watches 2                        who follow tunnels, connectors, and tunnels of acme, in turn
 //   lease 3s                         of an instance (instance.lease_ms)
 //   heartbeat 2s                     of agents (agent.heartbeat_interval_ms)
+//   heartbeats 1                     so many a second are enough for an instance; 0: as many as in earnest
 //   seed 7                           of all chance in the run
 //   bug no-fence                     planted (bugs.hpp)
 //   at TIME VERB NOUN [NAME] [OPTION VALUE]…
@@ -41,7 +42,7 @@ struct statement {
 
 struct scenario {
   std::string title;      ///< its first comment
-  int instances = 3, partitions = 4, gateways = 1, watches = 2;
+  int instances = 3, partitions = 4, gateways = 1, watches = 2, heartbeats = 0;
   std::int64_t lease_ms = 3'000, heartbeat_ms = 2'000;  ///< as they are configured
   std::uint64_t seed = 1;
   bugs planted;

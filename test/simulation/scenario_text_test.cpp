@@ -71,6 +71,10 @@ TEST_CASE("what instances and agents are configured with is within what they can
   CHECK(s.lease_ms == 60'000);
   CHECK(s.heartbeat_ms == 600'000);
   CHECK(good(print(s)) == s);
+  CHECK(s.heartbeats == 0);
+  const auto paced = good("heartbeats 2\n");
+  CHECK(paced.heartbeats == 2);
+  CHECK(good(print(paced)) == paced);
   CHECK(bad("lease 61s").message == "lease is from 200ms to 1m");
   CHECK(bad("heartbeat 1h").message == "heartbeat is from 50ms to 10m");
   CHECK(bad("lease 60").message.find("no time") != std::string::npos);

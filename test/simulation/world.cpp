@@ -101,6 +101,7 @@ void world::connect_streams() {
     // Clocks of different machines agree in nothing but their pace.
     w.lease = millis{plan_.lease_ms};
     w.heartbeat_interval_ms = plan_.heartbeat_ms;
+    if (plan_.heartbeats > 0) w.heartbeats_per_second = plan_.heartbeats;
     w.steady_offset_ms = 3'600'000 + 977 * i;
     w.wall_offset_ms = (i % 3 - 1) * 150;
     w.dial = [this](const dial_request& q) { return dialled(q); };

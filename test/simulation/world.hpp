@@ -80,6 +80,7 @@ private:
   void placed(std::vector<std::string>& out);
   void rows_settled(std::vector<std::string>& out);
   void agents_agree(std::vector<std::string>& out);
+  void interval_agrees(const agent_host& a, const v1::ConnectorRow& row, const std::string& key, std::vector<std::string>& out);
   void replicas_agree(std::vector<std::string>& out);
   void gateways_agree(std::vector<std::string>& out);
   void watches_agree(std::vector<std::string>& out);
