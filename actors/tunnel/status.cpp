@@ -113,6 +113,17 @@ gateway_knowledge weigh(const status_inputs& in, const std::vector<std::string>&
   return out;
 }
 
+// What of a connector's row keeps the tunnel's gateways from reaching it.
+std::optional<violation> unreachable(const status_inputs& in, const v1::ConnectorRow& c) {
+  if (auto wrong = connector::check_row(c)) return wrong;
+  // A fleet behind the extension hook has a tunnel gateway of its own, whatever its class says.
+  const bool dials = in.dials_agents && std::none_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.handed_over(); });
+  if (dials && c.addresses().empty())
+    return violation{"addresses", fmt::format("has none, and gateways of class {} dial agents themselves: a home relay is no way to it",
+                                              in.tunnel.gateway_class())};
+  return std::nullopt;
+}
+
 // The connector's own words, when they are on record.
 maybe connector_obstacle(const status_inputs& in, const std::string& name) {
   const auto* c = in.connector(name);
@@ -130,7 +141,7 @@ maybe connector_obstacle(const status_inputs& in, const std::string& name) {
     return obstacle{status_false, "ConnectorNotReady",
                     fmt::format("Connector {}: {}", name, told ? ready->message() : "Connector is not online.")};
   }
-  if (const auto wrong = connector::check_row(*c))
+  if (const auto wrong = unreachable(in, *c))
     return obstacle{status_false, "InvalidAddressing", fmt::format("Connector {}: {}: {}", name, wrong->field, wrong->message)};
   return std::nullopt;
 }
@@ -370,9 +381,9 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
                                        ? ready->message()
                                        : "Connector is not online."};
     if (c->public_key().empty()) advice = "It has no key yet: enrol it with `warrenctl connector enrol`.";
-  } else if (const auto wrong = connector::check_row(*c)) {
+  } else if (const auto wrong = unreachable(in, *c)) {
     o = obstacle{status_false, "InvalidAddressing", fmt::format("{}: {}", wrong->field, wrong->message)};
-    advice = "Correct its row: it was not written by Warren.";
+    advice = connector::check_row(*c) ? "Correct its row: it was not written by Warren." : "Let its agent report an address.";
   } else if (ready != nullptr && ready->status() != status_true) {
     o = obstacle{ready->status() == status_unknown ? status_unknown : status_false, "", ready->message()};
     advice = "";

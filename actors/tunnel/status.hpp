@@ -41,6 +41,7 @@ struct status_inputs {
   gateway_knowledge before;                       ///< as the last derivation left it
   const std::vector<v1::Condition>* previous = nullptr;  ///< the last conditions; nullptr: there are none
   std::int64_t wall_ms = 0;
+  bool dials_agents = false;                      ///< gateways of the class dial agents themselves: a relay is no way to them
 };
 
 struct status {

@@ -144,7 +144,8 @@ void derivation::judge(application& a, const entity_key& key, const v1::TunnelRo
                                 .routed_revision = d.routed_revision,
                                 .before = std::move(before.gateways),
                                 .previous = fresh ? nullptr : &before.conditions,
-                                .wall_ms = a.wall_ms});
+                                .wall_ms = a.wall_ms,
+                                .dials_agents = tables_.dials_agents(row.gateway_class())});
   if (status.gateways.what == tunnel::gateway_knowledge::verdict::run) waiting_[row.partition()].remove(key);
   else waiting_[row.partition()].add(key, d.routed_revision);
   const bool changed = fresh || !same(before.conditions, status.conditions);

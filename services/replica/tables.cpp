@@ -62,7 +62,8 @@ std::vector<tunnel::chain_link> tables::explain(const std::string& project, cons
                           .routed_revision = d.routed_revision,
                           .before = known.gateways,
                           .previous = &known.conditions,
-                          .wall_ms = wall_ms});
+                          .wall_ms = wall_ms,
+                          .dials_agents = dials_agents(row->gateway_class())});
 }
 
 std::int64_t tables::age_ms(partition_id partition, std::int64_t steady_ms) const {
@@ -79,6 +80,11 @@ std::int64_t tables::age_ms(std::int64_t steady_ms) const {
     oldest = std::max(oldest, age);
   }
   return oldest;
+}
+
+bool tables::dials_agents(const std::string& gateway_class) const {
+  const auto it = gateway_classes.find(gateway_class);
+  return it != gateway_classes.end() && (it->second->dial_mode().empty() || it->second->dial_mode() == "direct");
 }
 
 std::vector<v1::GatewayState> tables::gateways_of(partition_id partition, const std::string& gateway_class) const {

@@ -109,6 +109,8 @@ struct tables {
   const v1::ConnectorRow* connector(const std::string& project, const std::string& name) const;
   row_ptr<v1::AttachmentRow> attachment(const std::string& project, const std::string& connector,
                                         const std::string& tunnel_uid, std::int64_t generation) const;
+  /// Whether gateways of this class dial agents at their addresses.
+  bool dials_agents(const std::string& gateway_class) const;
   /// Where everything is that belongs to no project: the last one.
   partition_id registry() const { return partitions.empty() ? 0 : partitions.rbegin()->first; }
   /// The gateways of a class as they were last heard of for one partition.

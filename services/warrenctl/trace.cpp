@@ -300,7 +300,7 @@ void judge(const trace_question& q, trace_result& r) {
   const trace_step* gateway = nullptr;
   for (const auto& s : r.steps)
     if (s.who == "gateway" && !s.ok && gateway == nullptr) gateway = &s;
-  if (gateway == nullptr) return no("gateway", "no gateway of its class is there to be asked");
+  if (gateway == nullptr) return no("gateway", fmt::format("no gateway of class {} is connected: see warrenctl gateway list", q.tunnel->gateway_class()));
   if (gateway->status == 0) return no("gateway", fmt::format("gateway {} {}", gateway->name, gateway->says));
   if (gateway->reason != "connector-unreachable" && !gateway->reason.empty())
     return no("gateway", fmt::format("gateway {} says that {}, which the control plane does not: see warrenctl tunnel why", gateway->name, gateway->says));

@@ -22,6 +22,7 @@ struct world {
   std::vector<v1::Condition> previous;
   std::int64_t wall = 5000;
   route_plan plan;
+  bool dials_agents = false;
 
   world() { gateway("gw-a", 10); }
 
@@ -44,7 +45,8 @@ struct world {
     };
     plan = plan_routes(t, c, a);
     return {.tunnel = t, .plan = plan, .connector = c, .attachment = a, .gateways = gateways, .settled = settled,
-            .routed_revision = routed, .before = before, .previous = previous.empty() ? nullptr : &previous, .wall_ms = wall};
+            .routed_revision = routed, .before = before, .previous = previous.empty() ? nullptr : &previous, .wall_ms = wall,
+            .dials_agents = dials_agents};
   }
   void step() {
     auto s = derive(inputs());
@@ -169,6 +171,24 @@ TEST_CASE("what of a connector's row cannot be told to gateways is named") {
   w.connectors.at("edge").add_addresses("nowhere");
   w.step();
   CHECK(w.words("Ready") == "Connector edge: addresses[1]: is no IP address with a port between 1 and 65535");
+}
+
+TEST_CASE("a relay is no way to a connector for gateways that dial agents themselves") {
+  world w;
+  auto& c = w.connectors.at("edge");
+  c.set_home_relay("https://relay.example.org");
+  w.dials_agents = true;
+  w.step();
+  CHECK(w.is("Ready") == "True/Ready");
+  c.clear_addresses();
+  w.step();
+  CHECK(w.is("Ready") == "False/InvalidAddressing");
+  CHECK(w.words("Ready") == "Connector edge: addresses: has none, and gateways of class default dial agents themselves: a home relay is no way to it");
+  CHECK(w.missing() == "connector edge online");
+  SECTION("they have a tunnel gateway") { w.dials_agents = false; }
+  SECTION("Envoy Gateway configures them") { w.gateways[0].set_handed_over(true); }
+  w.step();
+  CHECK(w.is("Ready") == (w.dials_agents && !w.gateways[0].handed_over() ? "False/InvalidAddressing" : "True/Ready"));
 }
 
 TEST_CASE("another tunnel's refusal does not hold this one back") {
