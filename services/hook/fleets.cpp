@@ -116,6 +116,7 @@ struct fleets::impl {
       }
       if (look)
         for (auto& [name, f] : known) look_up(f, now);
+      if (!taken.empty()) forget_overtaken();  // whoever comes back from another instance has a new number here
       for (auto& [name, a] : taken) hear(name, std::move(a), now);
       for (const auto& [name, number] : numbers)
         if (const auto it = known.find(name); it != known.end()) it->second.number = number;
