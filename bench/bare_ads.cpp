@@ -1,6 +1,7 @@
 // bench/bare_ads.cpp -- one stream, one lock, no memory of what the gateway had before.
 #include "bench/bare_ads.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <vector>
 
@@ -126,6 +127,16 @@ clock::time_point bare_ads::push(kind k, const std::string& name) {
   const auto now = clock::now();
   impl_->send(k, {name});
   return now;
+}
+
+clock::time_point bare_ads::push_all(kind k, const std::vector<std::string>& names, std::size_t in_each) {
+  const auto begun = clock::now();
+  for (std::size_t n = 0; n < names.size(); n += in_each) {
+    // The lock is let go in between: acknowledgements are heard meanwhile.
+    const std::lock_guard lock{impl_->mutex};
+    impl_->send(k, {names.begin() + static_cast<std::ptrdiff_t>(n), names.begin() + static_cast<std::ptrdiff_t>(std::min(n + in_each, names.size()))});
+  }
+  return begun;
 }
 
 std::optional<clock::time_point> bare_ads::await(kind k, const std::string& name, const std::string& version, milliseconds timeout) {

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <grpcpp/grpcpp.h>
 
@@ -32,6 +33,8 @@ public:
   void put(gateway::kind k, const gateway::resource_ptr& r);
   /// Sends what was put, by itself. Returns when.
   clock::time_point push(gateway::kind k, const std::string& name);
+  /// The same for many, so many in each response.
+  clock::time_point push_all(gateway::kind k, const std::vector<std::string>& names, std::size_t in_each = 1);
   /// When this version was acknowledged; empty: not in time. Throws what Envoy said when it refuses it.
   std::optional<clock::time_point> await(gateway::kind k, const std::string& name, const std::string& version, milliseconds timeout);
   /// Waits until so many resources of a type are acknowledged.

@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include "actors/core/limits.hpp"
 #include "bench/agents.hpp"
 #include "bench/bare_ads.hpp"
 #include "bench/visitor.hpp"
@@ -223,11 +224,12 @@ gateway::resource_ptr played_scope(const std::string& project, const std::string
 
 struct limits_of_envoy {
   sample flip, fresh;
-  double cold_s = 0, cold_mb = 0, burst_ms = 0;
+  sample gone, back;  ///< many at once, each in a response of its own
+  double cold_s = 0, cold_mb = 0, burst_ms = 0, gone_cpu_s = 0, back_cpu_s = 0;
 };
 
-/// The same resources, and nobody who decides anything.
-limits_of_envoy envoy_alone(const std::filesystem::path& envoy, int connectors, int tunnels, int measured) {
+/// The same resources, and nobody who decides anything. `many` of the tunnels change at once, `rounds` times.
+limits_of_envoy envoy_alone(const std::filesystem::path& envoy, int connectors, int tunnels, int measured, int many, int rounds) {
   bare_ads ads;
   for (int n = 0; n < connectors; ++n) {
     v1::ConnectorRow row;
@@ -282,14 +284,27 @@ limits_of_envoy envoy_alone(const std::filesystem::path& envoy, int connectors, 
     out.fresh.add(acked(kind::route, route, ads.push(kind::scope, scope->name)));
     std::this_thread::sleep_for(milliseconds{5});
   }
-  std::vector<gateway::resource_ptr> burst;
-  for (int n = 0; n < std::min(1'000, tunnels); ++n) {
-    burst.push_back(played_route("p", fmt::format("t-{}", n), connector(n), tunnel::outcome::invalid_addressing));
-    ads.put(kind::route, burst.back());
+  const auto at_once = [&](int count, tunnel::outcome what, double* cpu) {
+    std::vector<gateway::resource_ptr> all;
+    std::vector<std::string> names;
+    for (int n = 0; n < count; ++n) {
+      all.push_back(played_route("p", fmt::format("t-{}", n), connector(n), what));
+      names.push_back(all.back()->name);
+      ads.put(kind::route, all.back());
+    }
+    const auto before = cpu_s(running.pid());
+    const auto at = ads.push_all(kind::route, names);
+    double last = 0;
+    for (const auto& r : all) last = std::max(last, acked(kind::route, r, at));
+    if (cpu != nullptr) *cpu = cpu_s(running.pid()) - before;
+    return last;
+  };
+  out.burst_ms = at_once(std::min(1'000, tunnels), tunnel::outcome::invalid_addressing, nullptr);
+  for (int n = 0; n < rounds; ++n) {
+    at_once(many, tunnel::outcome::live, nullptr);
+    out.gone.add(at_once(many, tunnel::outcome::offline, &out.gone_cpu_s));
+    out.back.add(at_once(many, tunnel::outcome::live, &out.back_cpu_s));
   }
-  const auto at = clock::now();
-  for (const auto& r : burst) ads.push(kind::route, r->name);
-  for (const auto& r : burst) out.burst_ms = std::max(out.burst_ms, acked(kind::route, r, at));
   return out;
 }
 
@@ -442,6 +457,64 @@ double all_acknowledged(const town& t, const std::vector<std::string>& which, bo
   return ms_between(begun, last);
 }
 
+struct growth {
+  double half_way_mb = 0;
+  double kb_each = 0;  ///< for each change of the second half, by least squares
+};
+growth growth_of(const std::vector<std::pair<double, double>>& mb_by_changes) {
+  const auto half = mb_by_changes.size() / 2;
+  if (mb_by_changes.size() < 8) throw stack::stack_error("the churn was too short to say anything");
+  double n = 0, x = 0, y = 0, xx = 0, xy = 0;
+  for (auto i = half; i < mb_by_changes.size(); ++i) {
+    const auto [changes, mb] = mb_by_changes[i];
+    n += 1;
+    x += changes;
+    y += mb;
+    xx += changes * changes;
+    xy += changes * mb;
+  }
+  return {mb_by_changes[half].second, (n * xy - x * y) / (n * xx - x * x) * 1024};
+}
+
+struct churned {
+  double changes = 0;
+  growth warren, envoy;
+};
+
+/// Everything that happens in a day, without a pause: tunnels are created, switched and deleted, agents leave and come
+/// back, connectors move. What is kept of anything that ever was would show.
+churned churn(const town& t, std::chrono::seconds how_long, const std::function<void(const std::string&)>& say) {
+  constexpr int batch = 200, leaving = 10, moving = 20;
+  churned out;
+  std::vector<std::pair<double, double>> warren, envoy;
+  const auto end = clock::now() + how_long;
+  auto said = clock::now();
+  for (int round = 0; clock::now() < end; ++round) {
+    const auto name = [&](int n) { return fmt::format("churn-{}-{}", round, n); };
+    t.in_parallel(0, batch, [&](int n) { t.create(t.project(n % t.connectors), name(n), t.connector(n % t.connectors)); });
+    t.in_parallel(0, batch, [&](int n) { t.enable((round * batch + n) % t.tunnels, false, {}); });
+    t.in_parallel(0, batch, [&](int n) { t.enable((round * batch + n) % t.tunnels, true, {}); });
+    const auto who = connectors_from(t, 5 + round * leaving % (t.connectors - 5 - leaving), leaving);
+    t.words.forget();
+    auto at = t.agents.stop(who);
+    all_acknowledged(t, who, false, at);
+    at = t.agents.start(who);
+    all_acknowledged(t, who, true, at);
+    t.agents.move(connectors_from(t, 5 + round * moving % (t.connectors - 5 - moving), moving));
+    t.in_parallel(0, batch, [&](int n) { t.remove(t.project(n % t.connectors), name(n)); });
+    t.settle();
+    out.changes += 4 * batch + 2 * leaving + moving;
+    warren.emplace_back(out.changes, resident_mb(t.world.warrend().pid()));
+    envoy.emplace_back(out.changes, resident_mb(t.world.envoy().pid()));
+    if (clock::now() < said + std::chrono::seconds{10}) continue;
+    said = clock::now();
+    say(fmt::format("{:.0f} changes: Warren {:.1f} MB, Envoy {:.1f} MB", out.changes, warren.back().second, envoy.back().second));
+  }
+  out.warren = growth_of(warren);
+  out.envoy = growth_of(envoy);
+  return out;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -495,7 +568,7 @@ int main(int argc, char** argv) {
     limits_of_envoy alone;
     if (wanted("alone")) {
       line.say("Envoy alone");
-      alone = envoy_alone(world.envoy().what().path, connectors, tunnels, measured);
+      alone = envoy_alone(world.envoy().what().path, connectors, tunnels, measured, (connectors - 5) * (tunnels / connectors), rounds);
     }
 
     line.say(fmt::format("loading {} connectors and {} tunnels", connectors, tunnels));
@@ -508,6 +581,8 @@ int main(int argc, char** argv) {
     if (first.missing != 0) throw stack::stack_error(fmt::format("{} tunnels do not work", first.missing));
     out.figure("loaded: tunnels created and working", (tunnels - 10) / (ms_between(loading, clock::now()) / 1000), "/s");
     const auto loaded_mb = resident_mb(world.warrend().pid());
+    std::this_thread::sleep_for(limits::tunnel_passivate_after + std::chrono::seconds{2});
+    const auto at_rest_mb = resident_mb(world.warrend().pid());
 
     line.say("flips, one after the other");
     const auto flipped = flip_one_by_one(t, "flip", measured);
@@ -633,8 +708,10 @@ int main(int argc, char** argv) {
           const auto warren_before = cpu_s(world.warrend().pid()), envoy_before = cpu_s(world.envoy().pid());
           const auto begun = online ? agents.start(who) : agents.stop(who);
           double committed = 0;
-          (online ? up : down).add(all_acknowledged(t, who, online, begun, &committed));
-          line.say(fmt::format("{} {}: committed after {:.0f} ms; CPU of warrend {:.2f} s, of Envoy {:.2f} s", what, online ? "back" : "gone", committed,
+          const auto acknowledged = all_acknowledged(t, who, online, begun, &committed);
+          (online ? up : down).add(acknowledged);
+          line.say(fmt::format("{} {}: committed after {:.0f} ms, acknowledged after {:.0f} ms; CPU of warrend {:.2f} s, of Envoy {:.2f} s", what,
+                               online ? "back" : "gone", committed, acknowledged,
                                cpu_s(world.warrend().pid()) - warren_before, cpu_s(world.envoy().pid()) - envoy_before));
           late += disagreeing(world.visitor_port(), hosts, [&](const head& h) { return online ? h.status == 200 : h.reason == "connector-offline"; });
         }
@@ -676,47 +753,35 @@ int main(int argc, char** argv) {
     }
 
     if (soak_s > 0) {
-      // Everything that happens in a day, one after the other without a pause: created, switched, left by its agent,
-      // moved, deleted. What is kept for each that was ever there would show.
       line.say(fmt::format("{} s of churn", soak_s));
-      std::vector<double> warren_mb, envoy_mb;
-      const auto end = clock::now() + std::chrono::seconds{soak_s};
-      std::int64_t changes = 0;
-      for (int round = 0; clock::now() < end; ++round) {
-        constexpr int batch = 200;
-        const auto name = [&](int n) { return fmt::format("churn-{}-{}", round, n); };
-        t.in_parallel(0, batch, [&](int n) { t.create(t.project(n), name(n), t.connector(n)); });
-        t.in_parallel(0, batch, [&](int n) { t.enable(n, round % 2 != 0, {}); });
-        const auto who = connectors_from(t, 5 + round % 10 * 10, 10);
-        agents.stop(who);
-        agents.start(who);
-        agents.move(connectors_from(t, 200, 20));
-        t.in_parallel(0, batch, [&](int n) { t.remove(t.project(n), name(n)); });
-        t.settle();
-        changes += 3 * batch + 40;
-        warren_mb.push_back(resident_mb(world.warrend().pid()));
-        envoy_mb.push_back(resident_mb(world.envoy().pid()));
+      // What a day's changes would add, if it went on as in the second half of the run.
+      constexpr double day = 10;  // changes of each tunnel
+      const auto run = churn(t, std::chrono::seconds{soak_s}, [&](const std::string& sentence) { line.say(sentence); });
+      out.figure("churn: changes", run.changes, "");
+      out.figure("churn: days at ten changes of each tunnel", run.changes / (day * tunnels), "");
+      out.figure("churn: deleted ones that warrend remembers for an hour", world.metric("warren_replica_rows", "deleted"), "");
+      for (const auto& [who, grown] : {std::pair{"Warren", run.warren}, std::pair{"Envoy", run.envoy}}) {
+        out.figure(fmt::format("churn: {}'s memory half-way", who), grown.half_way_mb, "MB");
+        out.figure(fmt::format("churn: {}'s memory, for each 1,000 changes since", who), grown.kb_each * 1'000, "kB");
+        out.figure(fmt::format("churn: {}'s memory, a day more", who), grown.kb_each * day * tunnels / 1024 / grown.half_way_mb * 100, "%", 5);
       }
-      const auto grown = [](const std::vector<double>& mb) {  // from the second quarter's end to the end
-        const auto from = mb.size() / 2;
-        return mb.size() < 4 || mb[from] <= 0 ? 0 : (mb.back() - mb[from]) / mb[from] * 100;
-      };
-      out.figure("churn: changes", static_cast<double>(changes), "");
-      out.figure("churn: Warren's memory half-way", warren_mb[warren_mb.size() / 2], "MB");
-      out.figure("churn: growth since", grown(warren_mb), "%", 5);
-      out.figure("churn: Envoy's memory half-way", envoy_mb[envoy_mb.size() / 2], "MB");
-      out.figure("churn: growth since (Envoy)", grown(envoy_mb), "%", 5);
     }
 
     if (wanted("alone")) {
       out.figure("limit: Envoy alone, all tunnels into an empty one", alone.cold_s, "s");
       out.figure("limit: its memory then", alone.cold_mb, "MB");
       out.figure("limit: Envoy alone, 1,000 flips at once", alone.burst_ms, "ms");
+      const auto many = (connectors - 5) * (tunnels / connectors);
+      out.leg(fmt::format("limit: Envoy alone, {} tunnels gone at once", many), alone.gone);
+      out.leg(fmt::format("limit: Envoy alone, {} tunnels back at once", many), alone.back);
+      out.figure("limit: Envoy's CPU for that, gone", alone.gone_cpu_s, "s");
+      out.figure("limit: Envoy's CPU for that, back", alone.back_cpu_s, "s");
     }
     out.figure("bytes for each flip at 10 tunnels", at_few.bytes_each, "B", 1'000);
     out.figure(fmt::format("bytes for each flip at {} tunnels", tunnels), flipped.bytes_each, "B", std::min(1'000.0, at_few.bytes_each * 1.1));
     out.figure("responses for each flip", flipped.responses_each, "", 1);
-    out.figure("warrend's memory for each tunnel, connectors included", (loaded_mb - empty_mb) * 1024 / tunnels, "kB", 6);
+    out.figure("warrend's memory for each tunnel, connectors included: right after loading", (loaded_mb - empty_mb) * 1024 / tunnels, "kB", 6);
+    out.figure("the same once nobody asks for them any more", (at_rest_mb - empty_mb) * 1024 / tunnels, "kB", 6);
     out.figure("warrend's memory at the end", resident_mb(world.warrend().pid()), "MB");
     out.leg("Prometheus reads Envoy's statistics (every 15 s)", read.taken());
     out.note(fmt::format("{} tunnels on {} connectors in {} projects; {} changes of each sort", tunnels, connectors, projects, measured));
