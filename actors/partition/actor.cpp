@@ -571,6 +571,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
     const auto tunnel = erase_handle(st.tunnels, down.source);
     const auto connector = tunnel ? std::nullopt : erase_handle(st.connectors, down.source);
     if (!tunnel && !connector) erase_handle(st.registry, down.source);
+    if (tunnel) st.waiting.erase(*tunnel);
     if (down.reason) {
       if (const auto& failed = tunnel ? tunnel : connector)
         self->delayed_send(self, limits::repeat_after,
@@ -635,7 +636,8 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
           else if (n.kind == "connector") find_connector(self, n.project, n.name);
           return;
         }
-        st.waiting.erase({n.project, n.name});
+        // Who waits for gateways owes something, and nobody else would tell it of them.
+        if (n.kind == "tunnel" && st.waiting.contains({n.project, n.name})) return;
         if (n.kind == "tunnel") let_go(self, st.tunnels, {n.project, n.name});
         else if (n.kind == "connector") let_go(self, st.connectors, {n.project, n.name});
         else let_go(self, st.registry, {n.kind, n.name});

@@ -493,6 +493,19 @@ TEST_CASE_METHOD(partition_world, "gateways' reports reach the tunnels that wait
   CHECK(count.values["warren_reconcile_errors_total"] == 0);
 }
 
+TEST_CASE_METHOD(partition_world, "a tunnel that waits for gateways is not let go, however long they take") {
+  start();
+  ask(create_tunnel());  // a gateway refuses it, say, or is away
+  ask(create_connector("web"));
+  const auto loads = store.entity_loads;
+  advance(2 * limits::passivate_after + 5s, 500ms);  // also when a connector of its name is
+  ask(create_tunnel());
+  CHECK(replies().back().code() == "already_exists");
+  CHECK(store.entity_loads == loads);
+  on_bus(bus::ack_subject(id), rows::ack("gw-a", 1'000'000, "caught_up", 1, id).SerializeAsString());
+  CHECK(store.entity_loads == loads);
+}
+
 TEST_CASE_METHOD(partition_world, "an entity that is idle is let go and comes back from its row") {
   start();
   ask(create_connector());
