@@ -2,7 +2,6 @@
 #include "actors/connector/mass_silence.hpp"
 
 #include <algorithm>
-#include <set>
 
 #include "actors/core/limits.hpp"
 
@@ -18,13 +17,21 @@ bool silence_watch::too_many(std::size_t fallen) const {
          fallen * 100 > members_.size() * static_cast<std::size_t>(limits::mass_silence_percent);
 }
 
+void silence_watch::forget_fall(member& m) {
+  const auto at = m.fallen_ms ? fallen_.find(*m.fallen_ms) : fallen_.end();
+  m.fallen_ms.reset();
+  if (at == fallen_.end()) return;  // longer ago than the window
+  --fallen_count_;
+  if (--at->second == 0) fallen_.erase(at);
+}
+
 void silence_watch::report(const std::string& key, bool online, bool silent, moment now) {
   auto it = members_.find(key);
   if (!online) {
     if (it == members_.end()) return;
     if (it->second.silent) --silent_;
+    forget_fall(it->second);
     members_.erase(it);
-    std::erase_if(fallen_, [&](const auto& f) { return f.second == key; });
     return judge(now);
   }
   if (it == members_.end()) it = members_.emplace(key, member{}).first;
@@ -32,10 +39,14 @@ void silence_watch::report(const std::string& key, bool online, bool silent, mom
     it->second.silent = silent;
     if (silent) {
       ++silent_;
-      if (now.steady_ms >= it->second.spent_until_ms) fallen_.emplace_back(now.steady_ms, key);
+      if (now.steady_ms >= it->second.spent_until_ms) {
+        it->second.fallen_ms = now.steady_ms;
+        ++fallen_[now.steady_ms];
+        ++fallen_count_;
+      }
     } else {
       --silent_;
-      std::erase_if(fallen_, [&](const auto& f) { return f.second == key; });
+      forget_fall(it->second);
     }
   }
   judge(now);
@@ -44,16 +55,22 @@ void silence_watch::report(const std::string& key, bool online, bool silent, mom
 void silence_watch::pass_time(moment now) { judge(now); }
 
 void silence_watch::judge(moment now) {
-  while (!fallen_.empty() && now.steady_ms > fallen_.front().first + window_ms) fallen_.pop_front();
+  while (!fallen_.empty() && now.steady_ms > fallen_.begin()->first + window_ms) {
+    fallen_count_ -= fallen_.begin()->second;
+    fallen_.erase(fallen_.begin());
+  }
   if (since_ms_ == 0) {
-    if (too_many(fallen_.size())) since_ms_ = std::max<std::int64_t>(now.steady_ms, 1);
+    if (too_many(fallen_count_)) since_ms_ = std::max<std::int64_t>(now.steady_ms, 1);
   } else if (!too_many(silent_) || now.steady_ms >= since_ms_ + longest_ms) {
     since_ms_ = 0;
     fallen_.clear();
+    fallen_count_ = 0;
     // They have had their five minutes: the lease decides. The roll call that follows counts as a word from each
     // until it stays unanswered, which must not begin another five.
-    for (auto& [key, m] : members_)
+    for (auto& [key, m] : members_) {
+      m.fallen_ms.reset();
       if (m.silent) m.spent_until_ms = now.steady_ms + window_ms;
+    }
   }
 }
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "actors/core/time.hpp"
@@ -28,13 +28,16 @@ public:
 private:
   struct member {
     bool silent = false;
+    std::optional<std::int64_t> fallen_ms;  ///< when it fell silent, as long as that is in `fallen_`
     std::int64_t spent_until_ms = 0;  ///< it had its five minutes: until then its silence is no news
   };
   bool too_many(std::size_t fallen) const;
+  void forget_fall(member& m);
   void judge(moment now);
 
   std::map<std::string, member> members_;                          ///< the online ones
-  std::deque<std::pair<std::int64_t, std::string>> fallen_;        ///< within the window, oldest first
+  std::map<std::int64_t, std::size_t> fallen_;                     ///< how many fell silent at which moment of the window
+  std::size_t fallen_count_ = 0;
   std::size_t silent_ = 0;
   std::int64_t since_ms_ = 0;                                      ///< 0: off
 };

@@ -108,6 +108,21 @@ TEST_CASE("silence counts as mass silence above 5 % and from 20 within 10 s") {
     CHECK_FALSE(w.on());
     CHECK(w.online() == 370);
   }
+  SECTION("nor do those that were heard again meanwhile, however often they fell silent") {
+    for (int round = 0; round < 5; ++round)
+      for (int i = 0; i < 19; ++i) {
+        w.report(key(i), true, true, {2000 + 100 * round, 0});
+        w.report(key(i), true, false, {2000 + 100 * round, 0});
+      }
+    for (int i = 0; i < 20; ++i) w.report(key(i), true, true, {2500, 0});
+    CHECK_FALSE(w.on());
+    w.report(key(3), true, false, {12'600, 0});  // longer ago than the window: it counts for nothing any more
+    w.report(key(4), true, false, {12'600, 0});
+    for (int i = 30; i < 50; ++i) w.report(key(i), true, true, {12'700, 0});
+    CHECK_FALSE(w.on());
+    w.report(key(50), true, true, {12'700, 0});
+    CHECK(w.on());
+  }
 }
 
 TEST_CASE("19 of a few are too few") {
