@@ -94,6 +94,7 @@ template <class Traits> struct shell_state {
   std::int64_t armed_ms = 0;        ///< when the armed wake fires; 0: none
   std::uint64_t wake_serial = 0;    ///< of the armed wake; an older one is ignored
   std::int64_t idle_since_ms = 0;   ///< nothing owed since then; 0: busy
+  millis idle_kept = limits::passivate_after;  ///< how long it stays awake then
   std::int64_t conflict_since_ms = 0;  ///< the first conflict of the save that is being tried again; 0: none
   bool gone = false;                ///< there is no such entity, and it owes nothing
   bool presumed_absent = false;     ///< nobody has looked for a row: an insert that succeeds proves it, anything else is looked up
@@ -105,7 +106,7 @@ namespace shell {
 constexpr millis absent_kept = 1s;  // who looked for it is most often about to create it
 
 /// How long an entity that owes nothing stays awake.
-inline millis kept_awake(const auto& state) { return state.gone ? absent_kept : millis{limits::passivate_after}; }
+inline millis kept_awake(const auto& state) { return state.gone ? absent_kept : state.idle_kept; }
 
 template <class Self> moment now_of(Self* self) {
   const auto steady = self->clock().now().time_since_epoch();

@@ -116,6 +116,7 @@ inline constexpr auto store_answer_max = 30s;           // its promise for whate
                                                         // their own: a silent server is given up before that, also one that
                                                         // was reading a whole partition (20 s)
 inline constexpr auto passivate_after = 60s;            // an entity with nothing owed and nobody asking
+inline constexpr auto tunnel_passivate_after = 5s;      // of which there are most: awake it is 5 kB, and to wake it is one read
 inline constexpr std::size_t entity_pending_commands_max = 64;
 inline constexpr std::size_t activate_batch = 500;      // rows per bulk load
 

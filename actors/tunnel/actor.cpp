@@ -8,6 +8,7 @@ tunnel_actor::behavior_type actor(tunnel_actor::stateful_pointer<actor_state> se
   auto& s = self->state;
   s.machine = initial(ctx.id, ctx.epoch, project, name);
   s.ctx = std::move(ctx);
+  s.idle_kept = limits::tunnel_passivate_after;
   shell::begin<traits>(self);
   s.project = std::move(project);
   s.name = std::move(name);

@@ -157,7 +157,7 @@ TEST_CASE_METHOD(tunnel_world, "a creation is one transaction with audit and req
     gateways_acknowledge(1);
     attached();
     partition.idle.clear();
-    advance(limits::passivate_after - 1s, 500ms);
+    advance(limits::tunnel_passivate_after - 1s, 500ms);
     CHECK(partition.idle.empty());
     advance(2s, 500ms);
     CHECK(partition.idle.size() == 1);
