@@ -301,7 +301,11 @@ void owe_set(transition& t, moment now) {
   state& s = t.next;
   const auto wanted = s.row().attachment_generation();
   if (!s.row().online() || s.held_generation() == wanted) {
-    if (s.held_generation() == wanted) s.set_whole_set_wanted(false);
+    if (s.held_generation() == wanted) {
+      s.set_whole_set_wanted(false);
+      // No step leads from a set that it no longer has; and their memory goes with them.
+      google::protobuf::RepeatedPtrField<v1::SetChange>{}.Swap(s.mutable_changes());
+    }
     return;
   }
   const auto repeat = s.set_told_ms() + ms(limits::repeat_after);
