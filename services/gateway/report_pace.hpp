@@ -10,8 +10,8 @@ namespace warren::gateway {
 /// messages, and conditions derived anew.
 class report_pace {
 public:
-  static constexpr std::int64_t apart_ms = 10;
-  static constexpr std::int64_t at_once = 4;
+  static constexpr std::int64_t apart_ms = 3;
+  static constexpr std::int64_t at_once = 8;
 
   /// When the next may be told.
   std::int64_t next_ms() const { return full_at_ms_ - (at_once - 1) * apart_ms; }

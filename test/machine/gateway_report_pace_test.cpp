@@ -1,4 +1,5 @@
 // test/machine/gateway_report_pace_test.cpp -- a few reports at once, and then no flood.
+#include <algorithm>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -22,10 +23,20 @@ std::vector<std::int64_t> told(report_pace& pace, std::int64_t from, int count) 
 
 }  // namespace
 
-TEST_CASE("a few reports are told at once, and then one in ten milliseconds") {
+TEST_CASE("a few reports are told at once, and then one in a few milliseconds") {
+  constexpr auto few = static_cast<int>(report_pace::at_once);
+  constexpr auto apart = report_pace::apart_ms;
   report_pace pace;
-  using times = std::vector<std::int64_t>;
-  CHECK(told(pace, 5000, 7) == times{5000, 5000, 5000, 5000, 5010, 5020, 5030});
-  SECTION("a short pause earns a few") { CHECK(told(pace, 5055, 4) == times{5055, 5055, 5060, 5070}); }
-  SECTION("a long one earns no more than at first") { CHECK(told(pace, 90'000, 5) == times{90'000, 90'000, 90'000, 90'000, 90'010}); }
+  const auto first = told(pace, 5'000, few + 3);
+  CHECK(std::count(first.begin(), first.end(), 5'000) == few);
+  CHECK(std::vector(first.end() - 3, first.end()) == std::vector<std::int64_t>{5'000 + apart, 5'000 + 2 * apart, 5'000 + 3 * apart});
+  SECTION("a short pause earns a few") {
+    const auto now = first.back() + 2 * apart;
+    CHECK(told(pace, now, 3) == std::vector<std::int64_t>{now, now, now + apart});
+  }
+  SECTION("a long one earns no more than at first") {
+    const auto then = told(pace, 90'000, few + 1);
+    CHECK(std::count(then.begin(), then.end(), 90'000) == few);
+    CHECK(then.back() == 90'000 + apart);
+  }
 }
