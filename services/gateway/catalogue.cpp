@@ -41,6 +41,18 @@ struct catalogue::work {
   std::set<std::string> hostnames, classes;
   partition_id partition = 0;
   revision_t revision = 0;
+  const std::map<replica::entity_key, replica::row_ptr<v1::ConnectorRow>>* connectors_before = nullptr;
+
+  /// Whether what a rule's own cluster says of its connector may be different. Most changes of a connector's row are
+  /// of what its agent holds, and it may have very many tunnels.
+  bool reached_otherwise(const replica::entity_key& key, const v1::ConnectorRow* now) const {
+    if (connectors_before == nullptr) return true;
+    const auto it = connectors_before->find(key);
+    const auto* was = it == connectors_before->end() ? nullptr : it->second.get();
+    if (was == nullptr || now == nullptr) return was != now;
+    const auto reachable = [](const v1::ConnectorRow& row) { return !row.addresses().empty() || !row.home_relay().empty(); };
+    return was->public_key() != now->public_key() || reachable(*was) != reachable(*now);
+  }
 };
 
 std::string_view connector_of(std::string_view cluster) {
@@ -112,14 +124,11 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
     const auto row = row_at(t.connectors, key);
     const bool was = clusters_.count(name) != 0;
     auto what = row ? compile_cluster(*row) : nullptr;
+    // A route goes without a cluster that is not there, and a rule's own cluster says what the connector's key is.
     const bool appears_or_goes = was != (what != nullptr);
-    if (const auto it = t.tunnels_by_connector.find(key); it != t.tunnels_by_connector.end())
-      for (const auto& tunnel : it->second) {
-        // A rule's own cluster says what the connector's key is.
-        const auto behind = row_at(t.tunnels, replica::entity_key{key.first, tunnel});
-        const auto* cls = behind ? find_class(behind->gateway_class()) : nullptr;
-        if (appears_or_goes || (cls != nullptr && cls->settings.dial == dial_mode::tunnel_listener)) w.tunnels.insert({key.first, tunnel});
-      }
+    if (appears_or_goes || w.reached_otherwise(key, row.get()))
+      if (const auto it = t.tunnels_by_connector.find(key); it != t.tunnels_by_connector.end())
+        for (const auto& tunnel : it->second) w.tunnels.insert({key.first, tunnel});
     put(out, clusters_, "", kind::cluster, name,
         {.what = std::move(what), .partition = row ? row->partition() : w.partition}, w.revision);
   }
@@ -256,6 +265,7 @@ std::vector<change> catalogue::apply(const replica::tables& t, const replica::ch
   w.tunnels = c.routes;
   w.tunnels.insert(c.tunnels.begin(), c.tunnels.end());
   w.connectors = c.connectors;
+  w.connectors_before = &c.connectors_before;
   w.hostnames = c.hostnames;
   w.classes = c.gateway_classes;
   if (!w.tunnels.empty() || !w.connectors.empty() || !w.hostnames.empty() || !w.classes.empty()) out = compile(t, w);

@@ -44,7 +44,7 @@ struct fixture {
     c->add_addresses("192.0.2.7:7400");
     c->set_online(online);
     c->set_attached_generation(1);
-    t.connectors[{"p", name}] = c;
+    change.connectors_before.try_emplace({"p", name}, std::exchange(t.connectors[{"p", name}], c));
     change.connectors.insert({"p", name});
     for (const auto& tunnel : t.tunnels_by_connector[{"p", name}]) change.routes.insert({"p", tunnel});
   }
@@ -146,6 +146,19 @@ TEST_CASE("rules' clusters follow target and key, stay while the connector is of
   CHECK(f.commit() == lines{"far cds +rule/p/t/0", "far cds -rule/p/t/1", "far rds +tunnel/p/t"});
   f.put_tunnel("t", "near", {"http://else:80"});
   CHECK(f.commit() == lines{"far cds -rule/p/t/0", "far rds -tunnel/p/t", "far srds -t.example", "near rds +tunnel/p/t", "near srds +t.example"});
+}
+
+TEST_CASE("a rule's own cluster follows its connector's key") {
+  fixture f;
+  f.put_connector("c");
+  f.put_tunnel("t", "far", {"http://one:80"});
+  f.commit();
+  f.put_connector("c", true, 'b');
+  f.change.routes.clear();  // its plan says nothing of keys
+  CHECK(f.commit() == lines{"all cds +connector/p/c", "far cds +rule/p/t/0"});
+  f.put_connector("c", true, 'b');
+  f.change.routes.clear();
+  CHECK(f.commit() == lines{});
 }
 
 TEST_CASE("a target or key that cannot be passed on makes no cluster, and a 503 of its own rule") {
