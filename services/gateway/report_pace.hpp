@@ -10,7 +10,7 @@ namespace warren::gateway {
 /// messages, and conditions derived anew.
 class report_pace {
 public:
-  static constexpr std::int64_t apart_ms = 3;
+  static constexpr std::int64_t apart_ms = 2;
   static constexpr std::int64_t at_once = 8;
 
   /// When the next may be told.

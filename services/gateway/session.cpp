@@ -476,6 +476,11 @@ revision_t session::acknowledged(partition_id p) const {
   return std::min(*it->second.begin() - 1, catalogue_.processed(p));
 }
 
+bool session::refuses(partition_id p) const {
+  const auto it = refused_.find(p);
+  return it != refused_.end() && !it->second.empty();
+}
+
 std::vector<refusal> session::refusals(partition_id p) const {
   std::vector<refusal> out;
   const auto it = refused_.find(p);

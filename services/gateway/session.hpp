@@ -65,6 +65,8 @@ public:
 
   /// The route revision up to which this gateway runs a partition, `refusals` excepted.
   revision_t acknowledged(partition_id p) const;
+  /// Whether there are any.
+  bool refuses(partition_id p) const;
   std::vector<refusal> refusals(partition_id p) const;
   const std::optional<refusal>& last_refusal() const { return last_refusal_; }
   stream_state state() const { return state_; }

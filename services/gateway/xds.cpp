@@ -53,11 +53,12 @@ std::string peer_address(std::string_view peer) {
   return shown(out);
 }
 
-/// What of a change can be news to gateways: conditions, and what rows were before, are not.
+/// What of a change can be news to gateways: conditions, and what tunnels were before, are not.
 replica::change_set routing_part(const replica::change_set& c) {
   replica::change_set out{.partition = c.partition, .revision = c.revision, .rebuilt = c.rebuilt};
   out.tunnels = c.tunnels;
   out.connectors = c.connectors;
+  out.connectors_before = c.connectors_before;
   out.routes = c.routes;
   out.hostnames = c.hostnames;
   out.gateways = c.gateways;
@@ -220,7 +221,13 @@ struct gateway_server::impl::connected {
   bool writing = false;
   std::optional<discovery::DeltaDiscoveryResponse> next;  ///< so that the one before it says whether more follows
   std::set<partition_id> owed;                   ///< to be reported when this round of events is over
-  std::map<partition_id, report_pace> pace;
+  /// What was last told of a partition, to tell no more than is new.
+  struct told {
+    report_pace pace;
+    revision_t acknowledged = -1;
+    bool refused = false;
+  };
+  std::map<partition_id, told> reports;
   stream_state shown_state = stream_state::connecting;
   std::int64_t since_ms = wall_ms();
   std::int64_t leaves_at_ms = 0;                 ///< 0: stays
@@ -511,12 +518,17 @@ std::optional<std::int64_t> gateway_server::impl::report_owed() {
     }
     c->owed.merge(c->talk->take_touched());
     std::erase_if(c->owed, [&, &of = *c](partition_id p) {
-      auto& pace = of.pace[p];
-      if (!news && now < pace.next_ms()) {
-        next = std::min(next.value_or(pace.next_ms()), pace.next_ms());
+      auto& last = of.reports[p];
+      const auto acknowledged = of.talk->acknowledged(p);
+      const bool refused = of.talk->refuses(p);
+      if (!news && !refused && !last.refused && acknowledged == last.acknowledged) return true;
+      if (!news && now < last.pace.next_ms()) {
+        next = std::min(next.value_or(last.pace.next_ms()), last.pace.next_ms());
         return false;
       }
-      pace.told(now);
+      last.pace.told(now);
+      last.acknowledged = acknowledged;
+      last.refused = refused;
       report(of, p, of.talk->state());
       return true;
     });
