@@ -457,9 +457,13 @@ TEST_CASE("deletion leaves tombstones, for a while") {
   CHECK(db.value<int>("SELECT count(*) FROM attachment") == 0);
 
   db.exec("UPDATE tombstone SET deleted_at = now() - interval '2 hours'");
+  // Of instances that died, operators see for an hour that they did.
+  db.exec("INSERT INTO instance (id, name, expires_at) VALUES (900, 'long dead', now() - interval '61 minutes'), "
+          "(901, 'dead', now() - interval '59 minutes')");
   std::promise<std::string> purged;
   a.s->purge([&](std::string e) { purged.set_value(e); });
   CHECK(get(purged.get_future()) == "");
+  CHECK(db.value<std::string>("SELECT string_agg(name, ' ') FROM instance WHERE id >= 900") == "dead");
   CHECK(db.value<int>("SELECT count(*) FROM tombstone") == 0);
   CHECK(a.fetch(home, rev).complete);
   CHECK(a.fetch(home, rev).tombstones_from == done.revision);
