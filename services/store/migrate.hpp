@@ -19,7 +19,7 @@ struct migration {
 };
 
 /// The newest level that this program knows how to work with, and the oldest that is enough for it.
-inline constexpr int schema_level_known = 2;
+inline constexpr int schema_level_known = 3;
 inline constexpr int schema_level_needed = 2;
 
 /// Applies what is missing of the files NNNN_name.sql in `folder`, each in a transaction, in order, while

@@ -85,6 +85,32 @@ struct answered {
   std::string asked, outcome;
 };
 
+/// What was said in one breath, statement by statement, as each of them has an outcome.
+std::vector<std::string> statements_in(const std::string& text) {
+  if (text.find("EXECUTE \"") == std::string::npos) return {text};
+  std::vector<std::string> out{""};
+  char quote = 0;
+  for (const char c : text) {
+    if (quote == 0 && c == ';') {
+      out.emplace_back();
+      continue;
+    }
+    if (out.back().empty() && c == ' ') continue;
+    if (quote == 0 && (c == '\'' || c == '"')) quote = c;
+    else if (c == quote) quote = 0;  // one that is doubled ends and begins again
+    out.back() += c;
+  }
+  if (out.back().empty()) out.pop_back();
+  return out;
+}
+
+/// The prepared statement that is executed; empty: none is.
+std::string executed_by(const std::string& sql) {
+  static const std::regex execute{"EXECUTE \"([^\"]+)\""};
+  std::smatch m;
+  return std::regex_search(sql, m, execute, std::regex_constants::match_continuous) ? m[1].str() : std::string{};
+}
+
 /// Everything of a recording, in its order, but each transaction as a whole where it ended: a recording has many
 /// sessions at a time, a replay has one, and would wait for itself.
 std::vector<answered> replay(const json& recording, const std::string& conninfo) {
@@ -95,14 +121,19 @@ std::vector<answered> replay(const json& recording, const std::string& conninfo)
   const auto say = [&](int session, const json& event) {
     auto& c = sessions[session];
     if (!c) c = std::make_unique<pqxx::connection>(conninfo);
+    const auto prepare = [&](const std::string& name) {
+      if (!prepared[session].insert(name).second) return;
+      const auto text = recording.at("statements").at(name).get<std::string>();
+      out.push_back({"PREPARE " + name, outcome_of(*c, fmt::format("PREPARE \"{}\" AS {}", name, text))});
+    };
     if (event.contains("sql")) {
       const auto text = event.at("sql").get<std::string>();
+      if (const auto name = executed_by(text); !name.empty()) prepare(name);
       out.push_back({text, outcome_of(*c, text)});
       return;
     }
     const auto name = event.at("execute").get<std::string>();
-    if (prepared[session].insert(name).second)
-      out.push_back({"PREPARE " + name, outcome_of(*c, fmt::format("PREPARE \"{}\" AS {}", name, recording.at("statements").at(name).get<std::string>()))});
+    prepare(name);
     std::string parameters;
     for (const auto& each : event.at("parameters")) parameters += (parameters.empty() ? "" : ", ") + literal(each);
     const auto text = fmt::format("EXECUTE \"{}\"{}", name, parameters.empty() ? "" : "(" + parameters + ")");
@@ -113,7 +144,12 @@ std::vector<answered> replay(const json& recording, const std::string& conninfo)
     const auto text = event.at("sql").get<std::string>();
     return std::any_of(words.begin(), words.end(), [&](const char* w) { return text.rfind(w, 0) == 0; });
   };
+  std::vector<json> events;
   for (const auto& event : recording.at("session")) {
+    if (!event.contains("sql")) events.push_back(event);
+    else for (const auto& each : statements_in(event.at("sql"))) events.push_back({{"of", event.at("of")}, {"sql", each}});
+  }
+  for (const auto& event : events) {
     const int session = event.at("of");
     auto& transaction = open[session];
     if (event.contains("end")) {
