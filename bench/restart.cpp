@@ -35,18 +35,16 @@ std::optional<shown> look_at(const api& server) {
 
 int main(int argc, char** argv) {
   command_line line{"restart", "warrend killed and started with many connectors; heartbeats that change nothing."};
-  int connectors = 1'000, projects = 20, rounds = 5, heartbeat_ms = 500, beats = 100;
+  int connectors = 1'000, projects = 20, rounds = 5, beats = 100, beat_ms = 500;
   line.app.add_option("--connectors", connectors, "Simulated agents, each with one tunnel")->check(CLI::Range(1, 100'000));
   line.app.add_option("--projects", projects, "They are spread over")->check(CLI::Range(1, 1'000));
   line.app.add_option("--rounds", rounds, "Restarts")->check(CLI::Range(0, 1'000));
-  line.app.add_option("--heartbeat-ms", heartbeat_ms, "Agents' heartbeat interval")->check(CLI::Range(50, 60'000));
   line.app.add_option("--beats", beats, "Heartbeats of each connector that are counted; 0: none")->check(CLI::Range(0, 100'000));
+  line.app.add_option("--beat-ms", beat_ms, "Agents' heartbeat interval while they are counted; as by default before")->check(CLI::Range(50, 60'000));
   return line.run(argc, argv, [&] {
     if (!stack::has_envoy()) throw stack::stack_error("WARREN_ENVOY names no Envoy");
     line.say("starting PostgreSQL, NATS, warrend, Envoy and an agent");
-    auto options = as_by_default();
-    options.heartbeat_interval_ms = heartbeat_ms;
-    stack::stack world{options};
+    stack::stack world{as_by_default()};
     world.add_agent("home").await_session();
     const api server{world.admin_port()};
 
@@ -83,12 +81,12 @@ int main(int argc, char** argv) {
     gaze visitor{world.visitor_port(), "web.bench.example", std::chrono::milliseconds{1}};
     sample asked, all_ready;
     std::size_t not_200 = 0;
-    const auto restart = [&](bool measured) {
+    const auto restart = [&](bool measured, const stack::settings& environment = {}) {
       const auto sessions = agents.sessions();
       world.kill_warrend();
       std::this_thread::sleep_for(milliseconds{200});
       const auto started = clock::now();
-      world.launch_warrend();
+      world.launch_warrend(environment);
       std::optional<clock::time_point> answered, whole_at;
       std::optional<shown> seen;
       while (!whole_at && ms_between(started, clock::now()) < 60'000) {
@@ -122,6 +120,7 @@ int main(int argc, char** argv) {
 
     if (beats > 0) {
       line.say(fmt::format("{} heartbeats of {} connectors", beats, connectors));
+      restart(false, {{"WARREN_AGENT_HEARTBEAT_INTERVAL_MS", std::to_string(beat_ms)}});
       // What a restart leaves to be done (roll call, dials) must be over: then nothing is written any more.
       const auto rows = [&] { return world.metric("warren_store_rows_written_total"); };
       stack::poll_until([&, before = rows()]() mutable { const auto now = rows(); return std::exchange(before, now) == now; }, patience, milliseconds{2'000});
@@ -130,7 +129,7 @@ int main(int argc, char** argv) {
       const auto wanted = static_cast<double>(connectors) * beats;
       const auto from = clock::now();
       if (!stack::poll_until([&] { return world.metric("warren_heartbeats_total") - received >= wanted; },
-                             milliseconds{10'000} + milliseconds{heartbeat_ms * 4} * beats, milliseconds{100}))
+                             milliseconds{10'000} + milliseconds{beat_ms * 4} * beats, milliseconds{100}))
         throw stack::stack_error("the heartbeats do not arrive");
       const auto took = ms_between(from, clock::now()) / 1000;
       out.figure("heartbeats counted", world.metric("warren_heartbeats_total") - received, "");
