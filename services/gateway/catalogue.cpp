@@ -38,6 +38,7 @@ bool has_claim(const replica::tables& t, const v1::TunnelRow& row) {
 /// What is to be compiled, and at which revision it counts as changed.
 struct catalogue::work {
   std::set<replica::entity_key> tunnels, connectors;
+  std::set<replica::entity_key> replanned;  ///< tunnels whose row is what it was, as are its scopes with it
   std::set<std::string> hostnames, classes;
   partition_id partition = 0;
   revision_t revision = 0;
@@ -128,7 +129,7 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
     const bool appears_or_goes = was != (what != nullptr);
     if (appears_or_goes || w.reached_otherwise(key, row.get()))
       if (const auto it = t.tunnels_by_connector.find(key); it != t.tunnels_by_connector.end())
-        for (const auto& tunnel : it->second) w.tunnels.insert({key.first, tunnel});
+        for (const auto& tunnel : it->second) w.replanned.insert({key.first, tunnel});
     put(out, clusters_, "", kind::cluster, name,
         {.what = std::move(what), .partition = row ? row->partition() : w.partition}, w.revision);
   }
@@ -140,7 +141,8 @@ std::vector<change> catalogue::compile(const replica::tables& t, work& w) {
   for (const auto& host : w.hostnames)
     if (const auto claim = row_at(t.claims, host)) w.tunnels.insert({claim->project(), claim->tunnel()});
 
-  for (const auto& key : w.tunnels) {
+  w.replanned.merge(w.tunnels);
+  for (const auto& key : w.replanned) {
     const auto name = route_name(key.first, key.second);
     const auto row = row_at(t.tunnels, key);
     const bool routed = row != nullptr && !row->has_delete_time() && has_claim(t, *row);
@@ -262,13 +264,13 @@ std::vector<change> catalogue::apply(const replica::tables& t, const replica::ch
   w.partition = c.partition;
   // An increment that was fetched holds changes of several revisions: the first that was missing.
   w.revision = processed == 0 || c.revision <= processed ? std::max<revision_t>(c.revision, 1) : processed + 1;
-  w.tunnels = c.routes;
-  w.tunnels.insert(c.tunnels.begin(), c.tunnels.end());
+  w.replanned = c.routes;
+  w.tunnels = c.tunnels;
   w.connectors = c.connectors;
   w.connectors_before = &c.connectors_before;
   w.hostnames = c.hostnames;
   w.classes = c.gateway_classes;
-  if (!w.tunnels.empty() || !w.connectors.empty() || !w.hostnames.empty() || !w.classes.empty()) out = compile(t, w);
+  if (!w.tunnels.empty() || !w.replanned.empty() || !w.connectors.empty() || !w.hostnames.empty() || !w.classes.empty()) out = compile(t, w);
   processed = std::max(processed, c.revision);
   return out;
 }

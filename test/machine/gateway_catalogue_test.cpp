@@ -76,6 +76,7 @@ struct fixture {
     auto attachment = std::make_shared<v1::AttachmentRow>();
     attachment->set_attachment_generation(1);
     t.attachments[{"p", "c", row->uid(), 1}] = replica::packed_attachment{*attachment};
+    change.tunnels.insert({"p", name});
     change.routes.insert({"p", name});
     change.hostnames.insert(name + ".example");
   }
