@@ -18,6 +18,7 @@
 #include <string>
 #include <utility>
 
+#include <caf/default_attachable.hpp>
 #include <spdlog/spdlog.h>
 
 #include "actors/core/counters.hpp"
@@ -163,6 +164,11 @@ template <class Self> void arm(Self* self, std::int64_t at_ms) {
 /// (a dropped promise would be a silence until the asker's timeout).
 template <class Traits, class Self> void begin(Self* self) {
   self->monitor(self->state.ctx.partition);
+  // CAF leaves who has ended in the list of those who watch the partition, and an actor's memory with it.
+  self->attach_functor([partition = self->state.ctx.partition, me = self->address()] {
+    caf::actor_cast<caf::abstract_actor*>(partition)->detach(
+        caf::default_attachable::observe_token{me, caf::default_attachable::monitor});
+  });
   self->set_down_handler([self](const caf::down_msg&) {
     answer_all(self, errc::not_owner, "the partition has moved");
     self->quit();

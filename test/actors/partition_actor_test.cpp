@@ -519,6 +519,22 @@ TEST_CASE_METHOD(partition_world, "an entity that is idle is let go and comes ba
   CHECK(count.values["warren_reconcile_errors_total"] == 0);
 }
 
+TEST_CASE_METHOD(partition_world, "an entity that has gone to sleep leaves nothing behind") {
+  start();
+  ask(create_connector());
+  ask(create_tunnel());
+  const auto asleep = [&] {
+    advance(2 * limits::passivate_after + 5s, 500ms);
+    return caf::actor_cast<caf::actor_control_block*>(partition)->weak_refs.load();
+  };
+  const auto before = asleep();
+  for (int n = 0; n < 3; ++n) {
+    ask(create_connector());
+    ask(create_tunnel());
+    CHECK(asleep() == before);
+  }
+}
+
 TEST_CASE_METHOD(partition_world, "who finds no row stays for the creation behind it, and is let go when none comes") {
   start();
   ask(create_connector());
