@@ -173,7 +173,8 @@ public:
   void write(discovery::DeltaDiscoveryResponse r, bool more_follows) {
     outgoing_ = std::move(r);
     grpc::WriteOptions how;
-    if (more_follows) how.set_buffer_hint();
+    // The first write carries the headers, and is done when they have gone: held back, it would wait for a ping.
+    if (std::exchange(begun_, true) && more_follows) how.set_buffer_hint();
     StartWrite(&outgoing_, how);
   }
   void finish(const grpc::Status& status) { Finish(status); }
@@ -191,6 +192,7 @@ public:
 private:
   impl& owner_;
   const std::uint64_t id_;
+  bool begun_ = false;
   std::shared_ptr<discovery::DeltaDiscoveryRequest> incoming_;
   discovery::DeltaDiscoveryResponse outgoing_;
 };

@@ -279,6 +279,7 @@ struct world {
   std::mutex mutex;
   std::condition_variable changed;
   std::map<std::pair<std::string, partition_id>, busv1::GatewayAck> acks;
+  std::set<std::string> states;  ///< that were ever reported
 
   std::unique_ptr<gateway::gateway_server> server;
   int xds_port = 0;
@@ -318,6 +319,7 @@ struct world {
     config.on_ack = [this](const busv1::GatewayAck& a) {
       std::lock_guard lock{mutex};
       acks[{a.gateway(), a.partition()}] = a;
+      states.insert(a.state());
       changed.notify_all();
     };
     server = std::make_unique<gateway::gateway_server>(view, config, counts);
@@ -571,8 +573,10 @@ TEST_CASE("a gateway that moves to another instance is sent only what differs") 
   if (no_envoy()) return;
   stand_in_agent agent;
   world here;
-  const std::vector<v1::Row> rows{a_tunnel("one", "one.example"), here.claim("one.example", "one"), a_tunnel("two", "two.example"),
+  std::vector<v1::Row> rows{a_tunnel("one", "one.example"), here.claim("one.example", "one"), a_tunnel("two", "two.example"),
                                   here.claim("two.example", "two"), a_connector({agent.address()}), an_attachment("one"), an_attachment("two")};
+  for (const std::string name : {"five", "six"})
+    for (const auto& r : {a_tunnel(name, name + ".example"), here.claim(name + ".example", name), an_attachment(name)}) rows.push_back(r);
   for (const auto& r : rows) here.commit({r});
   // The other one has read the same rows at once, at other revisions; its streams are numbered later.
   world there{rows, here.port};
@@ -623,6 +627,18 @@ TEST_CASE("a gateway that moves to another instance is sent only what differs") 
     CHECK(sent(there).responses[0] == 0);
     CHECK(sent(there).responses[1] == 0);
     CHECK(sent(there).bytes_sent <= 2000);
+  }
+  SECTION("several at once, without waiting for anything") {
+    for (const std::string name : {"two", "five", "six"}) {
+      auto off = a_tunnel(name, name + ".example");
+      off.mutable_tunnel()->set_enabled(false);
+      there.commit({off});
+    }
+    move(there);
+    there.await_caught_up();
+    require_offline(ask(here.port, "GET", "two.example"), "disabled");
+    std::lock_guard lock{there.mutex};
+    CHECK(there.states.count("stalled") == 0);
   }
   SECTION("nothing at all, as long as that instance has not read everything") {
     world cold{{}, here.port, false};
