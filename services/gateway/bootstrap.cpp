@@ -86,8 +86,9 @@ static_resources:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config:
           http2_protocol_options:
-            # Finds out that the control plane's machine is gone. The timeout leaves time to load many connectors.
-            connection_keepalive: {{interval: 5s, timeout: 20s}}
+            # Finds out within 6 s that the control plane's instance is gone or stands still. The answer is read by
+            # the main thread, which loading many connectors keeps busy for seconds: hence the timeout.
+            connection_keepalive: {{interval: 1s, timeout: 5s}}
 
 # Statistics and state for the operator. Whoever reaches it can stop Envoy: keep it on loopback.
 admin:

@@ -1,5 +1,7 @@
 // test/e2e/chaos_test.cpp -- instances that die, stop, or lose PostgreSQL or NATS under load: the others carry on,
 // and nobody notices.
+#include <algorithm>
+
 #include "test/e2e/load.hpp"
 
 using namespace warren::e2e;
@@ -89,6 +91,23 @@ TEST_CASE("an instance that is paused for 10 s and wakes changes nothing", "[lon
   WARREN_NEEDS_SERVERS();
   three t;
   sleeps_and_wakes(t, 10s);
+}
+
+TEST_CASE("a gateway at an instance that is paused is soon at another one") {
+  WARREN_NEEDS_SERVERS();
+  three t{true};
+  t.l.stop_writing();
+  const auto rest = others(t.s, t.victim);
+  REQUIRE(poll_until([&] { return t.victim.metric("warren_gateway_streams") == 1; }, patience));
+  t.victim.freeze();
+  // Whatever connects anew finds the others; what is open stays so, and nobody says a word on it.
+  t.s.to_xds().lead_to({std::to_string(rest[0]->xds_port()), std::to_string(rest[1]->xds_port())}, false);
+  const auto there = [&](const auto* each) { return each->metric("warren_gateway_streams") == 1; };
+  CHECK(poll_until([&] { return std::any_of(rest.begin(), rest.end(), there); }, 15s));  // its keepalive's 6 s, and not a half minute
+  REQUIRE(t.s.ctl_at(*rest[0], {"tunnel", "update", "web", "--disabled", "--timeout", "30s", "-p", "p0"}).ok());
+  CHECK(reason(visit_until(t.s, {.host = "web.p0.example.org"}, is_ours)) == "disabled");
+  t.victim.thaw();
+  CHECK(t.s.await_spread(everybody(t.s), patience));
 }
 
 TEST_CASE("a deaf instance gives its partitions to those who hear") {
