@@ -29,6 +29,7 @@ constexpr std::size_t queue_max = 4096;     // a take and a release of every par
 constexpr auto statement_timeout = 1500ms;  // half of the lease: a renewal that takes longer is repeated
 constexpr std::int64_t end_again_ms = 500;  // a taker has many partitions of one owner to take
 constexpr auto take_lock_timeout = 300ms;   // a holder's row lock lasts for one group commit
+constexpr std::int64_t never_ms = 1'000LL * 60 * 60 * 24 * 365 * 100;  // older no server is
 constexpr int numbers_tried = 100;          // beyond: the sequence is not what is wrong
 
 std::int64_t number(const pb::Value& v) { return static_cast<std::int64_t>(v.number_value()); }
@@ -187,7 +188,8 @@ public:
 
   placement_view judge(session& s, instance_id suspect) {
     if (suspect != 0 && suspect != id_) {
-      const bool dead = !pqxx::nontransaction{s.conn}.exec_prepared("end_lease_of_dead", suspect).empty();
+      const bool dead =
+          locks_tell() && !pqxx::nontransaction{s.conn}.exec_prepared("end_lease_of_dead", suspect, millis{config_.ttl}.count()).empty();
       if (dead) {
         spdlog::warn("lease: instance {} is dead: nobody holds its lock", suspect);
         end_sessions(s, suspect);
@@ -253,10 +255,16 @@ private:
     return {};
   }
 
+  /// Whether a lock that can be had says that its holder is dead. A server that ends our session, by a crash of another
+  /// session's process or by a failover, has ended everybody's, and others need as long as a lease to find it again.
+  /// That the server itself has started anew the statements see.
+  bool locks_tell() const { return opened_again_ms_ == 0 || now_ms() - opened_again_ms_ > millis{config_.ttl}.count(); }
+
   /// Those that may be taken, by the database's clock and locks, as they are now.
   std::vector<partition_row> judged(session& s, const std::vector<partition_id>& wanted) {
     std::vector<partition_row> may;
-    for (const auto& row : pqxx::nontransaction{s.conn}.exec_prepared("judge_owners", sql_array(wanted), id_.load()))
+    const auto restart_ms = locks_tell() ? millis{config_.ttl}.count() : never_ms;
+    for (const auto& row : pqxx::nontransaction{s.conn}.exec_prepared("judge_owners", sql_array(wanted), id_.load(), restart_ms))
       may.push_back({row[0].as<partition_id>(), row[1].as<instance_id>(), row[2].as<epoch_t>(), 0});
     return may;
   }
@@ -384,7 +392,10 @@ private:
       for (int attempt = 1;; ++attempt) {
         try {
           busy_since_ms_ = now_ms();
-          if (!work_) open_work_connection();
+          if (!work_) {
+            open_work_connection();
+            opened_again_ms_ = now_ms();
+          }
           auto view = t.run(*work_);
           busy_since_ms_ = 0;
           t.then(std::move(view));
@@ -426,6 +437,7 @@ private:
   std::deque<task> tasks_;
   bool stopping_ = false;
   bool lock_taken_again_ = false;  // of the thread; since the last renewal
+  std::int64_t opened_again_ms_ = 0;  // of the thread: when a lost session was last replaced; 0: never
   std::int64_t sessions_ended_of_ = 0, sessions_ended_ms_ = 0;  // of the thread: the last owner that was superseded
   std::int64_t registered_in_ = 0;  // of the thread: the incarnation that has our row
   int socket_ = -1, lock_socket_ = -1;

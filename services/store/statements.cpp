@@ -318,19 +318,23 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
               FROM instance),
              (SELECT coalesce(jsonb_agg(jsonb_build_array(id, owner, epoch, revision) ORDER BY id), '[]') FROM partition))");
     // May it be taken: nobody's, ours, or of an instance that is gone, expired or dead (its lock can be had).
-    // The lock is probed only when nothing else decides: it is shared, so that two who probe do not meet.
+    // The lock is probed only when nothing else decides: it is shared, so that two who probe do not meet. A server that
+    // has just started has no locks of anybody yet: $3 is how long (ms) everybody needs to take theirs again.
     out.emplace_back("judge_owners", R"(
       SELECT p.id, p.owner, p.epoch
       FROM partition p LEFT JOIN instance i ON i.id = p.owner
       WHERE p.id = ANY ($1::integer[])
         AND CASE WHEN p.owner = 0 OR p.owner = $2 OR i.id IS NULL OR i.expires_at <= now() THEN true
+                 WHEN pg_postmaster_start_time() > clock_timestamp() - make_interval(secs => $3::bigint / 1000.0) THEN false
                  ELSE pg_try_advisory_xact_lock_shared(1463898707, i.id::integer) END
       ORDER BY p.id)");
     // Its row says so to everybody. A row that is being renewed at this moment is somebody's who lives.
     out.emplace_back("end_lease_of_dead", R"(
       WITH suspect AS (
         SELECT id FROM instance
-        WHERE id = $1 AND expires_at > now() AND pg_try_advisory_xact_lock_shared(1463898707, id::integer)
+        WHERE id = $1 AND expires_at > now()
+          AND CASE WHEN pg_postmaster_start_time() > clock_timestamp() - make_interval(secs => $2::bigint / 1000.0) THEN false
+                   ELSE pg_try_advisory_xact_lock_shared(1463898707, id::integer) END
         FOR UPDATE SKIP LOCKED)
       UPDATE instance SET expires_at = now() FROM suspect WHERE instance.id = suspect.id RETURNING instance.id)");
     out.emplace_back("end_sessions", R"(
