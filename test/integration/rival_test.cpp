@@ -187,6 +187,18 @@ TEST_CASE("a spec that a rival changes while nobody is awake leaves no attachmen
   CHECK(w.becomes("SELECT attached_generation = attachment_generation FROM connector WHERE name = 'home'", "t"));
 }
 
+TEST_CASE("numbers and words that a rival makes up harm neither its tunnel nor those beside it") {
+  world w;
+  w.create("web", "home");
+  REQUIRE(w.s.await_ready("web"));
+  w.s.sql("UPDATE tunnel SET generation = -5, conditions = '[]', previous_rules = '[5]'; "
+          "UPDATE connector SET session = -3, attachment_generation = -7");
+  CHECK(w.becomes("SELECT generation = 2 AND observed_generation = 2 AND programmed_generation = 2 FROM tunnel", "t"));
+  CHECK(w.s.await_ready("web"));
+  w.create("next", "home");
+  CHECK(w.s.await_ready("next"));
+}
+
 TEST_CASE("a tunnel of a rival's own is judged, claimed, attached and told, whatever it says of itself") {
   world w;
   w.s.sql("INSERT INTO tunnel (project, name, hostnames, rules, observed_generation, programmed_generation, conditions) VALUES ('demo', 'web', "

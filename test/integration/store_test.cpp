@@ -425,6 +425,24 @@ TEST_CASE("what a rival writes promises nothing that only an owner can know") {
     CHECK(r[2].as<std::string>() == "box");
     CHECK(r[3].as<std::string>() == "box second");
   }
+  SECTION("what counts goes on from what it was") {
+    const auto number = [&](const char* of, const char* table) { return db.value<std::int64_t>(std::string{"SELECT "} + of + " FROM " + table); };
+    for (const char* wild : {"-5", "0", "9223372036854775807", "generation + 1000001"}) {
+      const auto was = number("generation", "tunnel");
+      db.exec(std::string{"UPDATE tunnel SET generation = "} + wild);
+      CHECK(number("generation", "tunnel") == was + 1);
+    }
+    db.exec("UPDATE tunnel SET generation = generation + 7, conditions = '[]', previous_generation = 99, previous_rules = '[5]'");
+    CHECK(number("generation", "tunnel") == 12);
+    CHECK(number("previous_generation", "tunnel") == 0);
+    CHECK(number("jsonb_array_length(previous_rules)", "tunnel") == 0);
+    db.exec("UPDATE connector SET generation = -1, session = -3, addressing_generation = -1, attachment_generation = -7");
+    CHECK(number("generation", "connector") == 2);
+    for (const char* counted : {"session", "addressing_generation", "attachment_generation"}) CHECK(number(counted, "connector") >= 0);
+    CHECK_THROWS(db.exec("INSERT INTO attachment (project, connector, tunnel_uid, tunnel_generation) SELECT project, 'box', uid, -2 FROM tunnel"));
+    db.exec("INSERT INTO tunnel (project, name, generation) VALUES ('acme', 'theirs', -3)");
+    CHECK(number("generation", "tunnel WHERE name = 'theirs'") == 1);
+  }
   SECTION("a claim is of the tunnel that its uid means, and stays it") {
     db.exec("INSERT INTO hostname_claim (hostname, project, tunnel, tunnel_uid) VALUES ('b.example.com', 'other', 'x', 'uid-acme-t')");
     CHECK(db.value<std::string>("SELECT project || '/' || tunnel FROM hostname_claim WHERE hostname = 'b.example.com'") == "acme/t");
