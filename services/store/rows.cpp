@@ -1,6 +1,8 @@
 // services/store/rows.cpp -- rows as JSON, by protobuf reflection. No SQL, no I/O.
 #include "services/store/rows.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
@@ -110,20 +112,17 @@ bool read_value(pb::Message& m, const pb::FieldDescriptor* f, const json& value)
   }
 }
 
-/// Members without a field are ignored; null is absence.
+/// A member without a field is ignored; null is absence.
+bool read_member(pb::Message& m, const std::string& name, const json& value) {
+  const auto* f = m.GetDescriptor()->FindFieldByName(name);
+  if (!f || value.is_null()) return true;
+  if (!f->is_repeated()) return read_value(m, f, value);
+  return value.is_array() && std::all_of(value.begin(), value.end(), [&](const json& each) { return read_value(m, f, each); });
+}
+
 bool read_members(pb::Message& m, const json& object) {
-  for (const auto& [name, value] : object.items()) {
-    const auto* f = m.GetDescriptor()->FindFieldByName(name);
-    if (!f || value.is_null()) continue;
-    if (!f->is_repeated()) {
-      if (!read_value(m, f, value)) return false;
-    } else {
-      if (!value.is_array()) return false;
-      for (const auto& each : value)
-        if (!read_value(m, f, each)) return false;
-    }
-  }
-  return true;
+  const auto members = object.items();
+  return std::all_of(members.begin(), members.end(), [&](const auto& each) { return read_member(m, each.key(), each.value()); });
 }
 
 }  // namespace
@@ -271,16 +270,16 @@ void append_json(std::string& out, const pb::Message& m) {
 std::optional<v1::Row> parse_row(std::string_view table_name, const std::string& text) {
   const auto* in_row = v1::Row::descriptor()->FindFieldByName(std::string{table_name});
   if (!in_row) return std::nullopt;
-  auto columns = json::parse(text, nullptr, /* allow_exceptions = */ false);
+  const auto columns = json::parse(text, nullptr, /* allow_exceptions = */ false);
   if (!columns.is_object()) return std::nullopt;
   v1::Row row;
   auto* m = row.GetReflection()->MutableMessage(&row, in_row);
-  if (read_members(*m, columns)) return row;
-
-  for (const char* column : {"rules", "previous_rules", "conditions", "created_at", "updated_at", "delete_time"})
-    columns.erase(column);
-  m->Clear();
-  if (!read_members(*m, columns)) return std::nullopt;
+  for (const auto& [name, value] : columns.items()) {
+    if (read_member(*m, name, value)) continue;
+    constexpr std::array<std::string_view, 6> spoilable{"rules", "previous_rules", "conditions", "created_at", "updated_at", "delete_time"};
+    if (std::find(spoilable.begin(), spoilable.end(), name) == spoilable.end()) return std::nullopt;
+    m->GetReflection()->ClearField(m, m->GetDescriptor()->FindFieldByName(name));
+  }
   return row;
 }
 

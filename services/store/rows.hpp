@@ -47,8 +47,8 @@ void append_json(std::string& out, const google::protobuf::Message& message);
 void append_json(std::string& out, std::string_view text);
 std::string json_text(std::string_view text);
 
-/// Reads what to_jsonb printed. Columns without a field are ignored. A row whose jsonb columns a rival has
-/// filled with something else is read without them, so that its owner can say what is wrong with it.
+/// Reads what to_jsonb printed. Columns without a field are ignored. A row of which a rival has filled a jsonb or a
+/// time column with something else is read without that column, so that its owner can say what is wrong with it.
 std::optional<v1::Row> parse_row(std::string_view table_name, const std::string& json);
 
 /// Timestamps carry microseconds in the database: an image that is kept must not say more.

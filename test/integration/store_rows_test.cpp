@@ -59,6 +59,16 @@ TEST_CASE("a row whose jsonb a rival has spoilt is read without it") {
   CHECK(t.rules_size() + t.previous_rules_size() + t.conditions_size() == 0);
 }
 
+TEST_CASE("of what a rival has spoilt nothing else is lost") {
+  const auto t = tunnel(R"("rules": [{"connector": "home"}], "previous_rules": [5], "conditions": [{"type": "Accepted"}],
+    "updated_at": "infinity", "created_at": "2026-01-02T03:04:05Z")");
+  CHECK(t.rules_size() == 1);
+  CHECK(t.previous_rules_size() == 0);
+  CHECK(t.conditions_size() == 1);
+  CHECK(t.has_created_at());
+  CHECK_FALSE(t.has_updated_at());
+}
+
 TEST_CASE("what is no row is none") {
   CHECK_FALSE(readable("tunnel", ""));
   CHECK_FALSE(readable("tunnel", "[]"));
