@@ -400,8 +400,15 @@ gateway_verdict ask_gateways(const state& s, revision_t needed) {
 
 void decide_programmed(transition& t, moment now) {
   const state& s = t.next;
-  if (s.row().programmed_generation() == s.row().generation()) return;
   if (!is_true(s.row().conditions(), "Accepted")) return;
+  if (s.row().programmed_generation() == s.row().generation()) {
+    if (is_true(s.row().conditions(), "Programmed")) return;
+    state after = s;  // latched, whatever a rival has made of the words
+    set_condition(*after.mutable_row()->mutable_conditions(), "Programmed", status_true, "Programmed",
+                  "the gateways have acknowledged this generation", s.row().generation(), now.wall_ms);
+    auto save = save_of("tunnel_status", row_write::op::update, after.row(), s.row().version(), false);
+    return save_with(t, std::move(save), std::move(after));
+  }
   if (!s.gateways_heard() || !s.gateways().settled()) return;
   const auto needed = revision_to_program(s);
   if (!needed) return;
@@ -577,9 +584,12 @@ void connector_appeared(state& s, const std::string& name) {
   it->second.set_told_at_ms(0);
 }
 
-/// A spec that nobody has judged yet: a rival wrote it (the trigger has raised its generation).
+/// A spec that nobody has judged yet: a rival wrote it (the trigger has raised its generation), or what was said of it
+/// is no longer there.
 bool unjudged(const state& s) {
-  return exists(s) && !deleting(s) && s.row().observed_generation() < s.row().generation();
+  return exists(s) && !deleting(s) &&
+         (s.row().observed_generation() < s.row().generation() ||
+          std::none_of(s.row().conditions().begin(), s.row().conditions().end(), [](const auto& c) { return c.type() == "Accepted"; }));
 }
 
 /// Checks and claims what a rival wrote, as if it had been asked for.

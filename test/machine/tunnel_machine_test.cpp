@@ -552,6 +552,20 @@ TEST_CASE("a rival that only touches the row leaves the generation alone") {
   CHECK(p.s.row().generation() == 1);
 }
 
+TEST_CASE("what is said of a tunnel is said again when it is gone from the row") {
+  auto p = fresh();
+  p.begin();
+  p.live();
+  auto row = p.s.row();
+  row.set_version(++p.revision);
+  row.clear_conditions();
+  p.on(play::reloaded(row));
+  CHECK(is_true(p.s.row().conditions(), "Accepted"));
+  CHECK(is_true(p.s.row().conditions(), "Programmed"));
+  CHECK(p.s.row().generation() == 1);
+  CHECK(p.s.row().programmed_generation() == 1);
+}
+
 TEST_CASE("a rival that changes the spec makes a generation, checked and claimed like any other") {
   auto p = fresh();
   p.begin();
