@@ -66,6 +66,12 @@ parsed<T> judged(parsed<T> message, problem (*judge)(T&)) {
   return message;
 }
 
+/// What a Timestamp can say: a clock may be wrong, and what differs from ours is shown.
+problem wall_time(std::int64_t ms, const char* field) {
+  constexpr std::int64_t end_of_year_9999 = 253'402'300'799'999;
+  if (ms >= 0 && ms <= end_of_year_9999) return {};
+  return field_error(field, "is no time between 1970 and 9999");
+}
 problem not_negative(std::int64_t value, const char* field) {
   if (value < 0) return field_error(field, "is negative");
   return {};
@@ -131,21 +137,21 @@ problem judge_hello(bus::v1::HelloRequest& hello) {
   return first_of(exactly(hello.challenge(), challenge_bytes, "challenge"),
                   exactly(hello.signature(), signature_bytes, "signature"),
                   word(hello.agent_version(), limits::agent_version_bytes_max, "agent_version"),
-                  judge_addressing(hello.addressing()), not_negative(hello.sent_at_ms(), "sent_at_ms"),
+                  judge_addressing(hello.addressing()), wall_time(hello.sent_at_ms(), "sent_at_ms"),
                   not_negative(hello.attached_generation(), "attached_generation"),
                   word(hello.connector_uid(), uid_bytes_max, "connector_uid"));
 }
 
 problem judge_heartbeat(bus::v1::Heartbeat& beat) {
   return first_of(judge_session(beat), not_negative(beat.sequence(), "sequence"),
-                  not_negative(beat.sent_at_ms(), "sent_at_ms"),
+                  wall_time(beat.sent_at_ms(), "sent_at_ms"),
                   not_negative(beat.attached_generation(), "attached_generation"),
                   not_negative(beat.interval_ms(), "interval_ms"), hex_of(beat.digest(), digest_chars, "digest"));
 }
 
 problem judge_event(bus::v1::AgentEvent& event) {
   if (auto found = first_of(judge_session(event), not_negative(event.sequence(), "sequence"),
-                            not_negative(event.sent_at_ms(), "sent_at_ms")))
+                            wall_time(event.sent_at_ms(), "sent_at_ms")))
     return found;
   switch (event.event_case()) {
     case bus::v1::AgentEvent::kBye: return {};

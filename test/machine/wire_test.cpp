@@ -235,6 +235,7 @@ TEST_CASE("hello") {
        {"agent_version", [](auto& h) { h.set_agent_version(std::string(65, 'v')); }},
        {"agent_version", [](auto& h) { h.set_agent_version("\x1b[2J"); }},
        {"sent_at_ms", [](auto& h) { h.set_sent_at_ms(std::numeric_limits<std::int64_t>::min()); }},
+       {"sent_at_ms", [](auto& h) { h.set_sent_at_ms(std::numeric_limits<std::int64_t>::max()); }},
        {"attached_generation", [](auto& h) { h.set_attached_generation(-1); }},
        {"connector_uid", [](auto& h) { h.set_connector_uid(long_uid); }},
        {"connector_uid", [](auto& h) { h.set_connector_uid(control); }},
