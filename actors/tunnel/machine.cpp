@@ -12,6 +12,7 @@
 #include "actors/core/limits.hpp"
 #include "actors/core/pending.hpp"
 #include "actors/tunnel/spec.hpp"
+#include "actors/tunnel/status.hpp"
 
 namespace warren::tunnel {
 
@@ -389,7 +390,14 @@ gateway_verdict ask_gateways(const state& s, revision_t needed) {
     }
   }
   if (!refusal.empty()) return {gateway_verdict::what::rejected, refusal};
-  if (counting == 0) return {gateway_verdict::what::none, "no gateway of this class has acknowledged"};
+  if (counting == 0) {
+    const auto away = absent_gateways(s.gateways().gateways(), s.row().gateway_class());
+    const bool ever = std::any_of(s.gateways().gateways().begin(), s.gateways().gateways().end(), [&](const auto& g) {
+      return g.class_() == s.row().gateway_class() && g.acknowledged() > 0;
+    });
+    if (ever) return {gateway_verdict::what::pending, fmt::format("waiting for gateways: {}", away)};
+    return {gateway_verdict::what::none, fmt::format("no gateway of this class has acknowledged{}{}", away.empty() ? "" : ": ", away)};
+  }
   if (done < counting)
     return {pending ? gateway_verdict::what::pending : gateway_verdict::what::waiting,
             fmt::format("{}/{} gateways; waiting for {}", done, counting, missing)};

@@ -344,8 +344,17 @@ std::int64_t since_of(const v1::Condition* c) {
 
 std::string_view advice_for_gateways(const status_inputs& in) {
   const bool any = std::any_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.counts(); });
-  return any ? "" : "Register a gateway with `warrenctl gateway create` and start it with the configuration that "
-                    "`warrenctl gateway bootstrap` prints.";
+  if (any) return "";
+  return in.gateways.empty() ? "Register a gateway with `warrenctl gateway create` if there is none, and start it with the configuration that "
+                               "`warrenctl gateway bootstrap` prints."
+                             : "Look at `warrenctl gateway list`, and at the gateways' own logs.";
+}
+
+/// What is known of gateways may be older than they are there.
+std::string with_absence(std::string words, const status_inputs& in) {
+  const bool any = std::any_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.counts(); });
+  const auto away = any ? std::string{} : absent_gateways(in.gateways, in.tunnel.gateway_class());
+  return away.empty() ? words : fmt::format("{} Now {}.", as_sentence(std::move(words)), away);
 }
 
 // Of one connector: exists, accepted, online, attachment, target; each on its own, whatever is before it.
@@ -427,13 +436,13 @@ std::vector<chain_link> explain(const status_inputs& in) {
                            ? "Correct the named field."
                            : "The instance that owns the project judges it as soon as it can."));
   chain.push_back(link("gateways programmed", programmed_obstacle(t), since_of(programmed),
-                       programmed == nullptr ? "" : programmed->message(), advice_for_gateways(in)));
+                       with_absence(programmed == nullptr ? "" : programmed->message(), in), advice_for_gateways(in)));
   for (const auto& name : connectors) explain_connector(in, name, chain);
   auto routed = gateways_obstacle(gateways);
   const auto* metadata = in.previous == nullptr ? nullptr : condition_of(*in.previous, "ConnectorMetadataProgrammed");
   // Routed: when they acknowledged it. Not routed: since when it is known to be so.
   const auto since = !routed || gateways.since_ms != 0 ? gateways.since_ms : since_of(metadata);
-  chain.push_back(link("gateways routed", routed, since, gateways.words, advice_for_gateways(in)));
+  chain.push_back(link("gateways routed", routed, since, with_absence(gateways.words, in), advice_for_gateways(in)));
   return chain;
 }
 

@@ -70,6 +70,16 @@ std::vector<chain_link> explain(const status_inputs& in);
 /// The first that is not ok; nullptr: a visitor gets through.
 const chain_link* first_missing(const std::vector<chain_link>& chain);
 
+/// "gw-a is stalled, gw-b is not connected": those of a class that do not count. Empty: there are none.
+template <class Gateways> std::string absent_gateways(const Gateways& all, std::string_view gateway_class) {
+  std::string out;
+  for (const v1::GatewayState& g : all) {
+    if (g.class_() != gateway_class || g.counts()) continue;
+    out += (out.empty() ? "" : ", ") + g.gateway() + (g.stalled() ? " is stalled" : g.connected() ? " has not caught up" : " is not connected");
+  }
+  return out;
+}
+
 /// The condition of that type; nullptr: there is none.
 const v1::Condition* condition_of(const std::vector<v1::Condition>& all, std::string_view type);
 

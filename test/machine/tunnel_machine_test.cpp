@@ -288,6 +288,17 @@ TEST_CASE("Programmed waits for every gateway that counts, and for no other") {
     CHECK(p.programmed().status() == "False");
     CHECK(p.programmed().reason() == "NoGateway");
   }
+  SECTION("those that are there and do not count are named") {
+    p.on(p.gateways({{"gw-a", 7, false, "", true}, {"gw-b", 0, false, "", true}}));
+    CHECK(p.programmed().status() == "False");
+    CHECK(p.programmed().reason() == "Pending");
+    CHECK(p.programmed().message() == "waiting for gateways: gw-a is stalled, gw-b is stalled");
+  }
+  SECTION("also when none of them has ever acknowledged") {
+    p.on(p.gateways({{"gw-b", 0, false, "", true}}));
+    CHECK(p.programmed().reason() == "NoGateway");
+    CHECK(p.programmed().message() == "no gateway of this class has acknowledged: gw-b is stalled");
+  }
   SECTION("the instance has not heard its gateways yet: nothing is said") {
     p.on(p.gateways({}, false));
     CHECK(p.programmed().status() == "Unknown");
