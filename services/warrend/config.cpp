@@ -44,7 +44,7 @@ const std::vector<setting>& settings() {
       {"hook.tls_client_ca", "", "PEM file of who signs Envoy Gateway's client certificate."},
       {"hook.listener", "connector-tunnel", "The internal listener of the Envoys that reaches connectors."},
       {"hook.namespaces", "", "PROJECT=NAMESPACE where a project's HTTPRoutes are in a namespace of another name.", kind::list},
-      {"hook.webhook", "", "http URL that is told when Envoy Gateway has to translate again; empty: only NATS, warren.v1.retranslate."},
+      {"hook.webhook", "", "http URL that is told when Envoy Gateway has to translate again; empty: only NATS, warren.v1.retranslate.", kind::text, true},
       {"hook.websocket_upgrade", "auto", "Offline tunnels answer WebSockets 503, not Envoy's 403: connection managers get that upgrade. auto: unless it would open somebody else's route to WebSockets.", kind::text, false, 0, 0, {"auto", "on", "off"}},
       {"hook.reason_headers", "off", "retry-after and x-warren-reason on 503s.", kind::text, false, 0, 0, {"on", "off"}},
       {"http.listen", "127.0.0.1:7445", "/healthz, /readyz, /metrics.", kind::listen},
@@ -76,14 +76,67 @@ const setting* find_setting(const std::string& key) {
   return nullptr;
 }
 
+std::vector<std::string> items_of(const std::string& text) {
+  std::vector<std::string> out;
+  std::istringstream in{text};
+  for (std::string item; std::getline(in, item, ',');)
+    if (!item.empty()) out.push_back(item);
+  return out;
+}
+
 bool parse_number(const std::string& text, long& out) {
   const auto* end = text.data() + text.size();
   const auto r = std::from_chars(text.data(), end, out);
   return r.ec == std::errc{} && r.ptr == end;
 }
 
+/// What NATS connections, metrics and the log can all say: letters, digits and "._-".
+bool is_instance_name(std::string_view text) {
+  return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  });
+}
+
+/// nats:// or tls://, perhaps a user, a host, perhaps a port. The rest is the library's to judge.
+bool is_nats_url(std::string_view text) {
+  const auto scheme = text.find("://");
+  if (scheme == std::string_view::npos || (text.substr(0, scheme) != "nats" && text.substr(0, scheme) != "tls")) return false;
+  auto host = text.substr(scheme + 3);
+  if (const auto user = host.rfind('@'); user != std::string_view::npos) host.remove_prefix(user + 1);
+  if (host.ends_with('/')) host.remove_suffix(1);
+  if (host.find_first_of(" \t/?#") != std::string_view::npos) return false;
+  const auto bracket = host.rfind(']');  // of an IPv6 address, which has colons of its own
+  const auto colon = host.rfind(':');
+  if (colon != std::string_view::npos && (bracket == std::string_view::npos || colon > bracket)) {
+    long port = 0;
+    if (!parse_number(std::string{host.substr(colon + 1)}, port) || port < 1 || port > 65'535) return false;
+    host = host.substr(0, colon);
+  }
+  return !host.empty();
+}
+
+/// As services/hook/webhook reads it; what proves who calls is in its path or query.
+bool is_webhook(std::string_view text) {
+  constexpr std::string_view scheme = "http://";
+  if (!text.starts_with(scheme) || text.find(' ') != std::string_view::npos) return false;
+  const auto authority = text.substr(scheme.size(), text.find('/', scheme.size()) - scheme.size());
+  const auto colon = authority.rfind(':');
+  long port = 80;
+  const bool numeric = colon == std::string_view::npos || parse_number(std::string{authority.substr(colon + 1)}, port);
+  return !authority.substr(0, colon).empty() && numeric && port > 0 && port <= 65'535 && authority.find_first_of("@?#") == std::string_view::npos;
+}
+
 std::string check(const setting& s, const std::string& text) {
   if (text.size() > 4096) return "is longer than 4096 bytes";
+  if (s.key == "instance.name" && !is_instance_name(text)) return "is not 1 to 128 letters, digits, '.', '_' or '-'";
+  if (s.key == "hook.webhook" && !text.empty() && !is_webhook(text)) return "is not http://HOST[:PORT][/PATH], without a user";
+  if (s.key == "nats.urls" || s.key == "agent.nats_urls") {
+    // Which one it is, and not what it is: there may be a password in it.
+    const auto urls = items_of(text);
+    if (urls.empty() && s.key == "nats.urls") return "names no server";
+    for (std::size_t n = 0; n < urls.size(); ++n)
+      if (!is_nats_url(urls[n])) return fmt::format("is not nats://host:port or tls://host:port{}", urls.size() > 1 ? fmt::format(" at number {}", n + 1) : "");
+  }
   if (!s.choices.empty() && std::find(s.choices.begin(), s.choices.end(), text) == s.choices.end())
     return fmt::format("is none of {}", fmt::join(s.choices, ", "));
   if (s.what == setting::kind::listen && !(text.empty() && s.fallback.empty())) {
@@ -209,13 +262,7 @@ long effective::number(const std::string& key) const {
   return n;
 }
 
-std::vector<std::string> effective::list(const std::string& key) const {
-  std::vector<std::string> out;
-  std::istringstream in{text(key)};
-  for (std::string item; std::getline(in, item, ',');)
-    if (!item.empty()) out.push_back(item);
-  return out;
-}
+std::vector<std::string> effective::list(const std::string& key) const { return items_of(text(key)); }
 
 loaded load(const std::string& file, const std::map<std::string, std::string>& environment,
             const std::map<std::string, std::string>& flags) {
@@ -240,21 +287,53 @@ loaded load(const std::string& file, const std::map<std::string, std::string>& e
 
 namespace {
 
+std::string unescaped(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    unsigned byte = 0;
+    const bool escape = text[i] == '%' && i + 2 < text.size() &&
+                        std::from_chars(text.data() + i + 1, text.data() + i + 3, byte, 16).ptr == text.data() + i + 3;
+    out += escape ? static_cast<char>(byte) : text[i];
+    if (escape) i += 2;
+  }
+  return out;
+}
+
+/// What follows the first '?', parameter by parameter. `all`: whatever their names are.
+std::string parameters_without_secrets(std::string_view url, bool all) {
+  static const std::regex password{"[a-z_]*password", std::regex::icase};
+  const auto part_end = [&](std::size_t from) { return std::min(url.find_first_of("?&", from), url.size()); };
+  auto at = std::min(url.find('?'), url.size());
+  std::string out{url.substr(0, at)};
+  for (; at < url.size(); at = part_end(at + 1)) {
+    const auto part = url.substr(at, part_end(at + 1) - at);
+    const auto equals = part.find('=');
+    const bool named = equals != std::string_view::npos;
+    if (named && (all || std::regex_match(unescaped(part.substr(1, equals - 1)), password))) out.append(part.substr(0, equals)).append("=(set)");
+    else if (all) out.append(part.substr(0, 1)).append("(set)");
+    else out.append(part);
+  }
+  return out;
+}
+
 /// One URL without what its user name proves itself with. Everything between the first ':' and the last '@'
 /// counts: a password that is not escaped as it should be must not show either.
 std::string url_without_secrets(const std::string& url) {
-  static const std::regex parameter{"([?&][a-z_]*password=)[^&]*", std::regex::icase};
   const auto begin = url.find("://");
   if (begin == std::string::npos) return url;
-  const auto shown = std::regex_replace(url, parameter, "$1(set)");
+  const bool database = url.starts_with("postgres");
+  const auto shown = database ? parameters_without_secrets(url, false) : url;
   const auto at = shown.rfind('@');
-  if (at == std::string::npos || at < begin + 3) return shown;
+  if (at == std::string::npos || at < begin + 3) return database ? shown : parameters_without_secrets(shown, true);
   const auto user = shown.substr(begin + 3, at - begin - 3);
   const auto colon = user.find(':');
   // Without a password the user of a NATS server is a token.
-  const bool token = colon == std::string::npos && !shown.starts_with("postgres");
+  const bool token = colon == std::string::npos && !database;
   const auto kept = token ? "(set)" : colon == std::string::npos ? user : user.substr(0, colon) + ":(set)";
-  return shown.substr(0, begin + 3) + kept + shown.substr(at);
+  if (database) return shown.substr(0, begin + 3) + kept + shown.substr(at);
+  // An '@' behind a '?' may be of a password or of a parameter: nothing behind either is shown.
+  const auto rest = shown.find('?') < at ? "@(set)" : parameters_without_secrets(shown.substr(at), true);
+  return shown.substr(0, begin + 3) + kept + rest;
 }
 
 std::string without_secrets(const std::string& key, const value& v) {
@@ -264,8 +343,8 @@ std::string without_secrets(const std::string& key, const value& v) {
     static const std::regex keyword{R"(([a-z_]*password)\s*=\s*('(\\.|[^'\\])*'?|(\\.|[^\s\\])*))", std::regex::icase};
     return std::regex_replace(v.text, keyword, "$1=(set)");
   }
-  if (key != "database.url" && find_setting(key)->what != setting::kind::list) return "(set)";
-  if (key == "database.url") return url_without_secrets(v.text);
+  if (key == "database.url" || key == "hook.webhook") return url_without_secrets(v.text);
+  if (find_setting(key)->what != setting::kind::list) return "(set)";
   std::string out;
   std::istringstream in{v.text};
   for (std::string item; std::getline(in, item, ',');) out += (out.empty() ? "" : ",") + url_without_secrets(item);

@@ -169,6 +169,31 @@ TEST_CASE("an address to listen on is an address, and plaintext stays on this ma
   CHECK_FALSE(parse_listen(std::string_view{"127.0.0.1\0:1", 12}));
 }
 
+TEST_CASE("what cannot work is refused with the name of its setting") {
+  struct row { const char* key; std::string text; std::string wrong; };
+  const std::string name = "is not 1 to 128 letters, digits, '.', '_' or '-'", url = "is not nats://host:port or tls://host:port";
+  const std::string webhook = "is not http://HOST[:PORT][/PATH], without a user";
+  const std::vector<row> table{
+      {"instance.name", "A B", name}, {"instance.name", "", name}, {"instance.name", "a/b", name}, {"instance.name", "a\n", name},
+      {"instance.name", "\xc3\xa4", name}, {"instance.name", std::string(129, 'a'), name},
+      {"instance.name", "Host-1.example_org", ""}, {"instance.name", std::string(128, 'a'), ""},
+      {"nats.urls", "x", url}, {"nats.urls", "", "names no server"}, {"nats.urls", ",", "names no server"},
+      {"nats.urls", "nats://", url}, {"nats.urls", "nats://:4222", url}, {"nats.urls", "nats://a:", url}, {"nats.urls", "nats://a:0", url},
+      {"nats.urls", "nats://a:65536", url}, {"nats.urls", "nats://a:4222x", url}, {"nats.urls", "http://a:1", url}, {"nats.urls", "nats://a b", url},
+      {"nats.urls", "nats://u:s3cr3t@", url}, {"nats.urls", "nats://a:1,x,nats://b", url + " at number 2"}, {"nats.urls", "nats://[::1]:x", url},
+      {"agent.nats_urls", "x", url}, {"agent.nats_urls", "", ""},
+      {"nats.urls", "nats://a", ""}, {"nats.urls", "tls://u:p@a.example.org:4222,nats://[::1]:4222,nats://[::1]", ""}, {"nats.urls", "nats://token@a:1/", ""},
+      {"hook.webhook", "hooks.example.org", webhook}, {"hook.webhook", "http://", webhook}, {"hook.webhook", "http://u:p@a/", webhook},
+      {"hook.webhook", "https://a/", webhook}, {"hook.webhook", "http://a:b/", webhook}, {"hook.webhook", "http://a:80/b?c=d@e", ""}, {"hook.webhook", "", ""},
+  };
+  for (const auto& r : table) {
+    INFO(r.key << " = " << r.text);
+    const auto wrong = load("", {}, {{r.key, r.text}}).errors;
+    if (r.wrong.empty()) CHECK(wrong.empty());
+    else CHECK(wrong == errors{"flag " + config::flag_name(r.key) + ": " + r.key + " " + r.wrong});
+  }
+}
+
 TEST_CASE("secrets are never printed, however they are spelled") {
   const std::string secret = "s3cr3t";
   for (const std::string url :
@@ -176,7 +201,8 @@ TEST_CASE("secrets are never printed, however they are spelled") {
         "postgresql://warren:a/s3cr3t@db/warren", "postgresql://db/warren?user=warren&password=s3cr3t&sslmode=disable",
         "postgresql://db/warren?sslpassword=s3cr3t", "host=db password=s3cr3t user=warren", "host=db password = s3cr3t",
         "password='a s3cr3t' host=db", "password='it\\'s s3cr3t' host=db", "password='a s3cr3t", "password=a\\ s3cr3t host=db",
-        "PASSWORD=s3cr3t", "password=a&s3cr3t host=db"}) {
+        "PASSWORD=s3cr3t", "password=a&s3cr3t host=db", "postgresql://db/warren?pass%77ord=s3cr3t", "postgresql://db/warren?x=1&%50ASSWORD=s3cr3t",
+        "postgresql://w:a?s3cr3t@db/warren?password=s3@cr3t:s3cr3t"}) {
     const auto shown = print(load("", {{"WARREN_DATABASE_URL", url}}, {}).config);
     INFO(url << "\n" << shown);
     CHECK(shown.find(secret) == std::string::npos);
@@ -195,6 +221,16 @@ TEST_CASE("secrets are never printed, however they are spelled") {
       CHECK(shown.find(secret) == std::string::npos);
       CHECK(shown.find("(set)") != std::string::npos);
     }
+  for (const std::string url : {"http://hooks.example.org/a?token=s3cr3t", "http://hooks.example.org:8080/a?s3cr3t&b=s3cr3t",
+                                "http://hooks.example.org/a?x=b@c&token=s3cr3t", "http://u:s3cr3t@hooks.example.org/a"}) {
+    const auto told = load("", {}, {{"hook.webhook", url}});
+    const auto shown = print(told.config);
+    INFO(shown);
+    CHECK(shown.find(secret) == std::string::npos);
+    CHECK((shown.find("(set)") != std::string::npos || told.errors.size() == 1));
+    for (const auto& e : told.errors) CHECK(e.find(secret) == std::string::npos);
+  }
+  CHECK(print(load("", {}, {{"hook.webhook", "http://hooks.example.org/a"}}).config).find("http://hooks.example.org/a") != std::string::npos);
   const auto plain = print(load("", {}, {{"database.url", "postgresql://warren@db/warren"}, {"nats.urls", "nats://a:1,nats://b:2"}}).config);
   CHECK(plain.find("postgresql://warren@db/warren") != std::string::npos);
   CHECK(plain.find("nats://a:1,nats://b:2") != std::string::npos);
