@@ -23,6 +23,7 @@ namespace {
 constexpr const char* hostname = "demo.warren.test";
 constexpr const char* tunnel_name = "demo";
 constexpr const char* connector_name = "home";
+constexpr const char* gateway_class_name = "demo";  // of the stack's gateways; a tunnel that names none is of the class default
 constexpr milliseconds patience{15'000};
 
 /// Follows one project's tunnels through WatchTunnels and notes when each condition was first shown with each
@@ -156,7 +157,7 @@ void tell(stack::stack& servers, teller& out) {
   request.set_parent("projects/" + project);
   request.set_tunnel_id(tunnel_name);
   request.mutable_tunnel()->add_hostnames(hostname);
-  request.mutable_tunnel()->set_gateway_class("demo");
+  request.mutable_tunnel()->set_gateway_class(gateway_class_name);
   auto& rule = *request.mutable_tunnel()->add_rules();
   rule.set_connector(connector_name);
   rule.set_target(target.url());
@@ -263,6 +264,7 @@ void tell_what_next(stack::stack& servers, teller& out) {
                            fmt::format("  warrenctl tunnel why {}", tunnel_name),
                            fmt::format("  warrenctl tunnel watch {}        # and meanwhile, elsewhere:", tunnel_name),
                            fmt::format("  warrenctl tunnel update {} --disabled", tunnel_name),
+                           fmt::format("  warrenctl tunnel create mine --hostname mine.warren.test --connector {} --target {} --gateway-class {}", connector_name, servers.demo_origin().url(), gateway_class_name),
                            fmt::format("  kill -9 {}                   # the agent: see how fast it is noticed", servers.find_agent(connector_name).running_process().pid()),
                            "  warrenctl audit list", ""});
   out.lines(text);
