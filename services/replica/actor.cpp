@@ -20,6 +20,7 @@ namespace {
 constexpr int fetches_max = 4;       // at a time: a start must not starve the store of its lanes
 constexpr auto tick_every = 100ms;   // reports and waits expire on this grid
 constexpr std::int64_t unheard_ms = 5'000;  // a partition of which nobody speaks is asked after in the store
+constexpr std::int64_t unheard_deaf_ms = 250;  // of nobody anything is heard: the store is all that we have
 constexpr int gauges_every = 10;            // ticks
 
 struct replica_state {
@@ -42,6 +43,7 @@ struct replica_state {
   outage reads;                  ///< what was said of those that failed
   int outstanding = 0;
   int ticks = 0;
+  bool deaf = false;             ///< the bus is away
   bool direct_acks = false;      ///< our gateways speak to us: their echo from the bus is older
 };
 using self_ptr = replica_actor::stateful_pointer<replica_state>;
@@ -162,9 +164,10 @@ void tick(self_ptr self) {
   const auto now = steady_of(self);
   s.copy->tick(now, s.config.wall_ms());
   std::vector<partition_id> unheard;
+  const auto too_long = s.deaf ? unheard_deaf_ms : unheard_ms;
   s.copy->read([&](const tables& t) {
     for (const auto& [id, p] : t.partitions)
-      if (p.warm && now >= p.heard_at_ms + unheard_ms) unheard.push_back(id);
+      if (p.warm && now >= p.heard_at_ms + too_long) unheard.push_back(id);
   });
   for (auto id : unheard) s.partitions[id].wanted = true;
   pump(self);
@@ -197,8 +200,8 @@ replica_actor::behavior_type replica(self_ptr self, view* copy, store_actor stor
       },
       [self](const bus_message& m) { hear(self, m); },
       [self](const bus_state& b) {
-        // Whatever was said while we were cut off is found by the revision that each owner repeats.
-        if (b.connected) spdlog::debug("replica: the bus is there");
+        // Whatever was said while we were cut off and was not read is found by the revision that each owner repeats.
+        self->state.deaf = !b.connected;
       },
       [self](const wake_up&) { tick(self); },
   };

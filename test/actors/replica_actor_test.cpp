@@ -187,6 +187,23 @@ TEST_CASE("a partition of which nobody speaks is asked after in the store") {
   CHECK(w.copy.read([&](const tables& t) { return t.age_ms(w.steady_ms()); }) < 1000);
 }
 
+TEST_CASE("while nothing can be heard the store is asked all the time") {
+  world w;
+  w.start();
+  caf::anon_send(w.replica, bus_state{false});
+  w.at[0] = 7;
+  w.all = {w.a_tunnel(7)};
+  w.advance(millis{500});
+  CHECK(w.copy.revision(0) == 7);
+  w.at[0] = 8;
+  w.advance(millis{500});
+  CHECK(w.copy.revision(0) == 8);
+  caf::anon_send(w.replica, bus_state{true});
+  w.at[0] = 9;
+  w.advance(millis{1000});
+  CHECK(w.copy.revision(0) == 8);  // from here on somebody says so
+}
+
 TEST_CASE("garbage on the bus changes nothing") {
   world w;
   w.start();
