@@ -29,7 +29,7 @@ struct connection_options {
   bool bulk_connection = true;
   millis reconnect_wait_min{50}, reconnect_wait_max{500};
   millis connect_timeout{2000};
-  millis ping_interval{2000};      ///< two unanswered pings: disconnected
+  millis ping_interval{2000};      ///< two pings unanswered when a third is due: disconnected
   std::size_t reconnect_buffer_bytes = 8 * 1024 * 1024;  ///< what waits while disconnected; beyond: dropped
   std::size_t requests_max = limits::bus_requests_max;
   std::size_t pending_messages_max = limits::bus_pending_messages_max;  ///< per subscription

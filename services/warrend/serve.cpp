@@ -71,6 +71,7 @@ std::uint64_t random_number() {
 }
 
 constexpr millis go_away_over{500};       // gateways and watchers do not all arrive elsewhere at once
+constexpr millis bus_ping{600};           // three without an answer, 1.8 s at most: NATS is away, also without a word
 constexpr millis drain_patience{15'000};  // of the 30 s that a stop may take
 
 /// Blocks until SIGTERM or SIGINT; SIGHUP reads the log level again, SIGUSR1 drains and goes on.
@@ -133,6 +134,7 @@ bus::connection_options bus_options(const config::effective& c, const std::strin
   bus::connection_options o;
   o.urls = c.list("nats.urls");
   o.name = std::move(connection);
+  o.ping_interval = bus_ping;
   o.user = c.text("nats." + user_key + "user");
   o.password = c.text("nats." + user_key + "password");
   o.credentials_file = c.text("nats." + user_key + "credentials_file");

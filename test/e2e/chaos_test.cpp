@@ -124,6 +124,22 @@ TEST_CASE("a deaf instance gives its partitions to those who hear") {
   CHECK(t.l.noticed_by_anybody() == "");
 }
 
+TEST_CASE("an instance whose NATS falls silent says so, and is succeeded") {
+  WARREN_NEEDS_SERVERS();
+  three t;
+  t.victim.to_nats().swallow();
+  // Two seconds are promised; with the time that a busy machine takes, and less than NATS's own patience would be.
+  CHECK(poll_until([&] { return t.victim.metric("warren_bus_connected") == 0; }, 3500ms, 20ms));
+  CHECK_THAT(t.victim.readyz().dump(), Catch::Contains("not connected to NATS"));
+  REQUIRE(t.s.await_spread(others(t.s, t.victim), patience));
+  REQUIRE(t.l.await_writes());
+  t.victim.to_nats().mend();
+  REQUIRE(t.s.await_spread(everybody(t.s), patience));
+  CHECK(poll_until([&] { return t.victim.metric("warren_bus_connected") == 1; }, patience));
+  REQUIRE(t.l.await_writes());
+  CHECK(t.l.noticed_by_anybody() == "");
+}
+
 TEST_CASE("when all are deaf nobody gives anything away, and nothing goes offline") {
   WARREN_NEEDS_SERVERS();
   three t;
