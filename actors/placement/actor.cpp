@@ -173,9 +173,19 @@ void take_soon(self_ptr self, partition_id id) {
   s.to_take.insert(s.to_take.begin(), id);
 }
 
+/// Gateways go when the table has just been looked at; they may come back at any time.
+void look_at_gateways(self_ptr self) {
+  auto& s = self->state;
+  const bool away = !s.bus_ok && s.others.sends_gateways_away(steady_ms(self));
+  if (away == s.gateways_away) return;
+  s.gateways_away = away;
+  if (s.ctx.on_gateways_away) s.ctx.on_gateways_away(away);
+}
+
 void act(self_ptr self) {
   auto& s = self->state;
   if (s.draining || !safe(self)) return;
+  look_at_gateways(self);
   const auto now = steady_ms(self);
   // What nobody can reach here goes at once.
   const int moves_max = s.bus_ok ? limits::moves_max : s.ctx.partition.partitions + 1;
@@ -413,6 +423,7 @@ void begin_drain(self_ptr self) {
   auto& s = self->state;
   if (s.draining) return;
   s.draining = true;
+  s.released = 0;  // of the drain, and not of what was given before
   s.to_take.clear();
   take_next(self);    // nobody waits for us
   renew(self, true);  // so that the others plan without us
@@ -461,6 +472,7 @@ void beat(self_ptr self) {
   if (safe(self) && s.bus_ok && !s.renewal_failed) tell(self, notice(self, "alive"));
   judge(self);
   if (s.others.somebody_is_deaf()) look_at_table(self);
+  if (s.gateways_away) look_at_gateways(self);
   self->delayed_send(self, pulse_of(s.ctx.lease), wake_up{pulse});
 }
 

@@ -68,6 +68,9 @@ struct placement_context {
   std::function<void()> on_drain_asked;
   /// Called on the placement actor's thread whenever ownership or the lease changes.
   std::function<void(const owned_partitions&)> on_change;
+  /// Called on the placement actor's thread when it begins, and when it ends, that gateways are better off at other
+  /// instances (peers::sends_gateways_away).
+  std::function<void(bool)> on_gateways_away;
   /// Called with all that the database says about instances and partitions, after each of our statements.
   std::function<void(const placement_view&)> on_view;
 };
@@ -84,6 +87,7 @@ struct actor_state {
   bool bus_ok = true;
   bool silence = false;
   bool draining = false;
+  bool gateways_away = false;       ///< what was last told of them
   std::optional<audit_entry> drain_asked;  ///< by a caller, and not in the audit trail yet
   bool renewing = false;            ///< one is under way
   bool renew_once_more = false;     ///< what it says has changed since it was sent

@@ -18,6 +18,7 @@ void peers::seen(const std::vector<member>& members, std::int64_t now_ms) {
     return std::none_of(members.begin(), members.end(), [&](const member& m) { return m.id == entry.first; });
   });
   others_hear_ = false;
+  seen_ms_ = now_ms;
   for (const auto& m : members) {
     if (m.id == me_) continue;
     if (m.alive && m.bus_ok && !m.draining) others_hear_ = true;
@@ -108,6 +109,11 @@ bool peers::somebody_is_deaf() const {
 
 bool peers::gives_as_deaf(std::int64_t now_ms) const {
   return only_others_hear_since_ms_ && now_ms - *only_others_hear_since_ms_ >= lease_.count() * 2 / 3;
+}
+
+// Who lost both at once does not know of the others: an instance that says old things is better than none.
+bool peers::sends_gateways_away(std::int64_t now_ms) const {
+  return gives_as_deaf(now_ms) && now_ms - seen_ms_ <= lease_.count() / 2;
 }
 
 }  // namespace warren::placement

@@ -48,6 +48,8 @@ public:
   /// Whether we, who do not hear the bus, give partitions to those who say that they do: only after both has
   /// lasted long enough for everybody to say so, as a bus that goes or returns does so for one after the other.
   bool gives_as_deaf(std::int64_t now_ms) const;
+  /// Whether gateways are better off at others: we give as deaf, and the table has said of late that others hear.
+  bool sends_gateways_away(std::int64_t now_ms) const;
 
 private:
   struct known {
@@ -68,6 +70,7 @@ private:
   std::int64_t doubt_until_ms_ = 0;
   std::optional<std::int64_t> only_others_hear_since_ms_;
   bool others_hear_ = false;
+  std::int64_t seen_ms_ = 0;  ///< the table, last
 };
 
 }  // namespace warren::placement

@@ -123,6 +123,7 @@ struct gateway_server::impl {
   void warm_up();
   void check_registrations();
   void check_other_instances();
+  void send_away(millis over);
   void pump(connected& c);
   void report(connected& c, partition_id p, stream_state state);
   /// Returns when something is left to report at the latest.
@@ -144,6 +145,7 @@ struct gateway_server::impl {
 
   catalogue rows;
   bool warm = false;
+  bool turning_away = false;
   std::map<std::uint64_t, std::unique_ptr<connected>> streams;
   std::int64_t reported_at_ms = 0;
 
@@ -246,6 +248,8 @@ void gateway_server::impl::arrived(stream* s, std::string peer) {
     c->peer = peer;
     auto& there = *(streams[id] = std::move(c));
     if (stopping) return finish(there, {grpc::StatusCode::UNAVAILABLE, "this instance is going away"}, false);
+    if (turning_away)
+      return refuse(there, grpc::StatusCode::UNAVAILABLE, "this instance does not hear the others at the moment");
     if (streams.size() > config.streams_max)
       return refuse(there, grpc::StatusCode::RESOURCE_EXHAUSTED, "this instance has as many gateways as it takes");
     there.wire->read();
@@ -549,7 +553,8 @@ void gateway_server::impl::tick() {
     c->talk->tick(now);
     ++by_state.at(static_cast<std::size_t>(c->talk->state()));
   }
-  for (auto* c : leaving) finish(*c, {grpc::StatusCode::UNAVAILABLE, "this instance is going away"}, true);
+  for (auto* c : leaving)
+    finish(*c, {grpc::StatusCode::UNAVAILABLE, turning_away ? "this instance does not hear the others at the moment" : "this instance is going away"}, true);
   if (now - reported_at_ms < config.report_every.count()) return;
   reported_at_ms = now;
   const auto in = [&](stream_state s) { return by_state.at(static_cast<std::size_t>(s)); };
@@ -641,6 +646,8 @@ int gateway_server::start(const std::string& address) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 5'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Whoever is sent away keeps its connection otherwise, and comes back by it.
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 200);
   // Gateways ping every second; gRPC's default takes that for abuse.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 500);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
@@ -656,16 +663,31 @@ int gateway_server::start(const std::string& address) {
   return port;
 }
 
+void gateway_server::impl::send_away(millis over) {
+  std::mt19937_64 random{std::random_device{}()};
+  std::uniform_int_distribution<std::int64_t> when{0, over.count()};
+  const auto now = steady_ms();
+  for (auto& [id, c] : streams) c->leaves_at_ms = now + when(random);
+}
+
+void gateway_server::turn_away(bool on, millis over) {
+  auto& my = *impl_;
+  my.queue.push([&my, on, over] {
+    my.turning_away = on;
+    if (my.stopping) return;
+    if (on) my.send_away(over);
+    else
+      for (auto& [id, c] : my.streams) c->leaves_at_ms = 0;
+  });
+}
+
 void gateway_server::stop(millis over) {
   auto& my = *impl_;
   if (!my.started) return;
   my.started = false;
   my.view.unsubscribe(my.subscription);
   my.queue.push([&my, over] {
-    std::mt19937_64 random{std::random_device{}()};
-    std::uniform_int_distribution<std::int64_t> when{0, over.count()};
-    const auto now = steady_ms();
-    for (auto& [id, c] : my.streams) c->leaves_at_ms = now + when(random);
+    my.send_away(over);
     my.stopping = true;
     my.numbering_wakes.notify_all();
   });

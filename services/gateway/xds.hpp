@@ -69,6 +69,9 @@ public:
   int start(const std::string& address);
   /// Sends the gateways away, one by one over `over`, so that they do not all arrive elsewhere at once.
   void stop(millis over = millis{0});
+  /// While `on`, nobody is served: those who are here leave, one by one over `over`, and whoever comes is refused, and
+  /// its connection ended soon, so that it tries another address.
+  void turn_away(bool on, millis over = millis{0});
 
   std::vector<gateway_status> status() const;
   /// Names of a type that follow `after`, in order, at most `max`. Nothing: the server did not answer within a second.

@@ -437,6 +437,13 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   if (xds_port == 0) give_up(fmt::format("xds.listen {} cannot be listened on", c.text("xds.listen")));
   const auto advertised = advertised_endpoint(c, xds_port);
 
+  placing.on_gateways_away = [&](bool away) {
+    gateways.turn_away(away, go_away_over);
+    health.note("gateways", away ? "sent to other instances: this one does not hear NATS, and they do" : "");
+    if (away) spdlog::warn("gateways are sent to other instances, which hear NATS");
+    else spdlog::info("gateways are served again");
+  };
+
   // ---- the extension hook ----
   telemetry::health hook_health;
   if (!c.text("hook.listen").empty()) {

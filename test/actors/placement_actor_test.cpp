@@ -91,6 +91,7 @@ struct placement_world : test::actor_fixture {
   caf::actor table;
   placement_actor placement;
   std::vector<owned_partitions> changes;
+  std::vector<bool> gateways_away;
   int views = 0;
   millis lease{3000};
 
@@ -116,6 +117,7 @@ struct placement_world : test::actor_fixture {
     c.me = 1;
     c.lease = lease;
     c.on_change = [this](const owned_partitions& o) { changes.push_back(o); };
+    c.on_gateways_away = [this](bool away) { gateways_away.push_back(away); };
     c.on_view = [this](const placement_view&) { ++views; };
     placement = spawn(placement::actor, std::move(c));
   }
@@ -266,6 +268,19 @@ TEST_CASE_METHOD(placement_world, "a drain releases everything, and nothing is t
   advance(5s);
   CHECK(running().empty());
   for (const auto& p : leases.table.partitions) CHECK(p.owner == 0);
+}
+
+TEST_CASE_METHOD(placement_world, "a drain says how many it has released, and not how many were given before") {
+  start();
+  leases.table.instances.push_back({.id = 9, .name = "b", .bus_ok = true, .alive = true});
+  advance(1s);
+  REQUIRE(leases.released.size() == 2);
+  int answered = -1;
+  spawn([into = &answered, to = placement](caf::event_based_actor* asker) {
+    asker->request(to, caf::infinite, drain{}).then([into](const drained& d) { *into = d.released; });
+  });
+  run();
+  CHECK(answered == 3);
 }
 
 TEST_CASE_METHOD(placement_world, "another incarnation of the database stops all and begins anew") {
@@ -485,12 +500,23 @@ TEST_CASE_METHOD(placement_world, "a deaf instance gives its partitions to one t
   advance(1900ms);
   CHECK(running() == ours);
 
+  CHECK(gateways_away.empty());
+
   SECTION("when that one is still there and still hears") {
     advance(2s);
     CHECK(running().empty());
+    CHECK(gateways_away == std::vector{true});  // they go with them
     self->send(placement, bus_state{true});
     advance(1s);
     CHECK(running() == ours);  // they are free, and its share
+    CHECK(gateways_away == std::vector{true, false});
+  }
+  SECTION("and takes gateways again when it loses the database as well") {
+    advance(2s);
+    REQUIRE(gateways_away == std::vector{true});
+    leases.away = true;
+    advance(3s);
+    CHECK(gateways_away == std::vector{true, false});
   }
   SECTION("not when it hears again itself") {
     self->send(placement, bus_state{true});
@@ -512,6 +538,7 @@ TEST_CASE_METHOD(placement_world, "a deaf instance gives its partitions to one t
     leases.table.instances[1].bus_ok = false;
     advance(60s);
     CHECK(running() == ours);
+    CHECK(gateways_away.empty());
   }
 }
 

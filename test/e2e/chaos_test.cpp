@@ -124,6 +124,34 @@ TEST_CASE("a deaf instance gives its partitions to those who hear") {
   CHECK(t.l.noticed_by_anybody() == "");
 }
 
+TEST_CASE("a deaf instance sends its gateway to those who hear, and takes one again when it hears") {
+  WARREN_NEEDS_SERVERS();
+  three t{true};
+  auto& s = t.s;
+  const auto rest = others(s, t.victim);
+  const auto streams = [](const warren::stack::instance& i) { return i.metric("warren_gateway_streams"); };
+  REQUIRE(poll_until([&] { return streams(t.victim) == 1; }, patience));
+  s.to_xds().lead_to({std::to_string(rest[0]->xds_port())}, false);  // whoever asks /readyz sends nobody there any more
+  t.victim.to_nats().cut();
+  REQUIRE(poll_until([&] { return streams(*rest[0]) == 1; }, patience));
+  CHECK(poll_until([&] { return streams(t.victim) == 0; }, patience));
+  CHECK_THAT(t.victim.readyz().dump(), Catch::Contains("sent to other instances"));
+  // What is changed elsewhere reaches visitors, and what is new becomes Ready.
+  REQUIRE(s.ctl_at(*rest[1], {"tunnel", "create", "fresh", "--hostname", "fresh.example.org", "--connector", "home-0", "--target",
+                              s.demo_origin().url(), "--gateway-class", "demo", "--timeout", "30s", "-p", "p0"}).ok());
+  CHECK(s.ctl_at(*rest[1], {"tunnel", "wait", "fresh", "--for", "ready", "--timeout", "30s", "-p", "p0"}).ok());
+  CHECK(is_the_targets(s.visit("fresh.example.org")));
+  REQUIRE(t.l.await_writes());
+  // Whoever comes to it nevertheless is refused, and asks again until somebody else takes it.
+  s.to_xds().lead_to({std::to_string(t.victim.xds_port())}, true);
+  CHECK(poll_until([&] { return t.victim.metric("warren_gateway_refused_streams_total") >= 2; }, patience));
+  CHECK(streams(t.victim) == 0);
+  t.victim.to_nats().mend();
+  CHECK(poll_until([&] { return streams(t.victim) == 1; }, patience));
+  CHECK(poll_until([&] { return t.victim.readyz().dump().find("sent to other instances") == std::string::npos; }, patience));
+  CHECK(t.l.noticed_by_anybody() == "");
+}
+
 TEST_CASE("an instance whose NATS falls silent says so, and is succeeded") {
   WARREN_NEEDS_SERVERS();
   three t;

@@ -149,6 +149,17 @@ TEST_CASE("a deaf instance gives only after others have said for long enough tha
   CHECK_FALSE(w.p.gives_as_deaf(w.now + 1999));
   CHECK(w.p.gives_as_deaf(w.now + 2000));
 
+  SECTION("and sends its gateways away as long as the table says that others hear") {
+    CHECK_FALSE(w.p.sends_gateways_away(w.now + 2000));  // nobody has looked at it since
+    w.p.seen(three, w.now + 1000);
+    CHECK_FALSE(w.p.sends_gateways_away(w.now + 1999));
+    CHECK(w.p.sends_gateways_away(w.now + 2500));
+    CHECK_FALSE(w.p.sends_gateways_away(w.now + 2501));
+    w.p.seen(three, w.now + 3000);
+    CHECK(w.p.sends_gateways_away(w.now + 3000));
+    w.p.seen({{1, true, false}, {2, true, false}, {3, true, false}}, w.now + 3100);
+    CHECK_FALSE(w.p.sends_gateways_away(w.now + 3100));
+  }
   SECTION("not when they turn out to be deaf, too") {
     w.p.seen({{1, true, false}, {2, true, false}, {3, true, false}}, w.now + 1500);
     CHECK_FALSE(w.p.gives_as_deaf(w.now + 60'000));
