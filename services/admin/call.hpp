@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include <grpcpp/grpcpp.h>
@@ -133,7 +134,7 @@ grpc::Status warm_enough(const replica::tables& tables, partition_id partition);
 using judgement = std::optional<grpc::Status>;
 
 /// The whole way of a change: check, judge, send to the owner, wait for the replica, render. `render(reply)`
-/// fills the response.
+/// fills the response, and may say with a status that it cannot.
 template <class Request, class Render>
 grpc::ServerUnaryReactor* change(context& shared, grpc::CallbackServerContext& of, const Request& request,
                                  Render render, const std::function<judgement()>& judge = {}) {
@@ -171,8 +172,12 @@ grpc::ServerUnaryReactor* change(context& shared, grpc::CallbackServerContext& o
                 return c->finish(error_status(
                     errc::unavailable, "the change is stored, but this instance's lists do not show it yet", details));
               }
-              render(reply);
-              c->finish(grpc::Status::OK);
+              if constexpr (std::is_void_v<decltype(render(reply))>) {
+                render(reply);
+                c->finish(grpc::Status::OK);
+              } else {
+                c->finish(render(reply));
+              }
             });
       });
   return c->reactor();

@@ -42,7 +42,10 @@ unary* connector_service::EnrolConnector(rpc* of, const api::EnrolConnectorReque
     const auto row = newest(shared_, reply);
     *a->mutable_connector() = to_api(row);
     *a->mutable_enrolment() = enrolment_of(row, shared_.config.agents);
-    a->set_enrolment_json(enrolment_json(a->enrolment()));
+    auto file = enrolment_json(a->enrolment());
+    if (!file) return error_status(errc::internal, "the enrolment file cannot be written as JSON");
+    a->set_enrolment_json(std::move(*file));
+    return grpc::Status::OK;
   });
 }
 

@@ -28,7 +28,10 @@ void put_conditions(const Conditions& from, google::protobuf::RepeatedPtrField<a
   }
 }
 
+/// As much of it as fits into the message: it may be what an agent has said.
 google::protobuf::Duration duration(std::int64_t ms) {
+  constexpr std::int64_t ms_max = 315'576'000'000 * 1000;  // 10,000 years, google/protobuf/duration.proto
+  ms = std::clamp(ms, -ms_max, ms_max);
   google::protobuf::Duration d;
   d.set_seconds(ms / 1000);
   d.set_nanos(static_cast<std::int32_t>(ms % 1000) * 1'000'000);
@@ -192,13 +195,13 @@ api::Enrolment enrolment_of(const corev1::ConnectorRow& row, const agent_bus& bu
   return e;
 }
 
-std::string enrolment_json(const api::Enrolment& e) {
+std::optional<std::string> enrolment_json(const api::Enrolment& e) {
   google::protobuf::util::JsonPrintOptions options;
   options.add_whitespace = true;
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;
   std::string out;
-  (void)google::protobuf::util::MessageToJsonString(e, &out, options);
+  if (const auto said = google::protobuf::util::MessageToJsonString(e, &out, options); !said.ok()) return std::nullopt;
   return out;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,7 +35,7 @@ struct agent_bus {
 };
 /// What an agent has to know of itself.
 api::Enrolment enrolment_of(const corev1::ConnectorRow& row, const agent_bus& bus);
-/// The agent's enrolment file.
-std::string enrolment_json(const api::Enrolment& e);
+/// The agent's enrolment file; nothing: there is something in it that JSON cannot say.
+std::optional<std::string> enrolment_json(const api::Enrolment& e);
 
 }  // namespace warren::admin

@@ -2,6 +2,7 @@
 #include "services/admin/forward.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <random>
 
 #include <grpcpp/alarm.h>
@@ -18,12 +19,16 @@ namespace warren::admin {
 
 namespace {
 
+using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
 constexpr millis retry_first{20};
 constexpr millis retry_max{200};
 // Of an owner that has died nothing may be heard: another one answers the same request id the same way.
 constexpr millis attempt_max{1000};
+// A link to NATS that is cut is mended within moments, or not soon: then another instance may have one.
+constexpr millis deaf_patience{1000};
+constexpr millis deaf_retry{250};  // as long as the link itself waits between two tries, on average
 
 std::uint64_t random_number() {
   thread_local std::mt19937_64 engine{std::random_device{}()};
@@ -83,7 +88,7 @@ private:
 
   void heard(std::uint64_t serial, bus::request_error error, std::string_view payload) {
     std::string why;
-    bool maybe = false;
+    bool maybe = false, deaf = false;
     switch (error) {
       case bus::request_error::none: {
         auto reply = wire::parse_api_reply(payload);
@@ -103,16 +108,21 @@ private:
       case bus::request_error::no_responders: why = "its partition has no owner at the moment"; break;
       case bus::request_error::overloaded: why = "this instance has too many requests under way"; break;
       case bus::request_error::timeout: maybe = true; why = "its partition's owner does not answer"; break;
-      case bus::request_error::disconnected: maybe = true; why = "NATS is away"; break;
+      case bus::request_error::disconnected: maybe = deaf = true; why = "this instance does not reach NATS, another one may"; break;
     }
-    again(serial, std::move(why), maybe);
+    if (!again(serial, std::move(why), maybe, deaf)) give_up(deaf_retry);
   }
 
-  void again(std::uint64_t serial, std::string why, bool maybe) {
+  /// False: not by this instance.
+  bool again(std::uint64_t serial, std::string why, bool maybe, bool deaf) {
     const std::lock_guard lock{mutex_};
     maybe_ |= maybe;
-    if (done_ == nullptr || serial != sent_) return;  // a newer one is under way
+    if (done_ == nullptr || serial != sent_) return true;  // a newer one is under way
     why_ = std::move(why);
+    const auto now = steady_clock::now();
+    if (!deaf) deaf_since_.reset();
+    else if (!deaf_since_) deaf_since_ = now;
+    if (deaf_since_ && now - *deaf_since_ >= deaf_patience) return false;
     if (over_.counts != nullptr) over_.counts->add("warren_admin_forward_retries_total");
     const millis wait{retry_first.count() / 2 + backoff_ms(retry_first, retry_max, ++tries_, random_number())};
     // The alarm must live until its callback runs, which therefore owns it, and lets go of it: gRPC keeps the
@@ -123,9 +133,10 @@ private:
                   const auto over = std::move(alarm);
                   self->go();
                 });
+    return true;
   }
 
-  void give_up() {
+  void give_up(millis retry_after = retry_max) {
     bool maybe = false;
     std::string why;
     {
@@ -135,7 +146,7 @@ private:
     }
     const auto what = maybe ? "it is not known whether the change was made: " : "the change was not made: ";
     auto reply = failure(errc::unavailable, what + (why.empty() ? std::string{"the deadline has passed"} : why));
-    reply.set_retry_after_ms(retry_max.count());
+    reply.set_retry_after_ms(retry_after.count());
     finish({std::move(reply), maybe});
   }
 
@@ -165,6 +176,7 @@ private:
   int tries_ = 0;
   bool maybe_ = false;  // some attempt may have been carried out
   std::string why_;
+  std::optional<steady_clock::time_point> deaf_since_;  // every answer since then was that NATS is not reached
 };
 
 }  // namespace

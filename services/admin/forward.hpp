@@ -64,7 +64,9 @@ struct forwarding {
 };
 
 /// Sends, and sends again with the same request id while there is no owner to be found, after 20 to 200 ms
-/// with jitter, or as soon as `news` tells of one; so as well while only its owner has lost the database. `done` is called exactly once, on any thread, at the latest
+/// with jitter, or as soon as `news` tells of one; so as well while only its owner has lost the database.
+/// While this instance does not reach the bus it gives up after a second, with a delay after which it may be asked
+/// again: another one may reach it. `done` is called exactly once, on any thread, at the latest
 /// shortly after `deadline`. `cancelled` is asked before each attempt: nobody waits any more.
 /// Order: several commands are independent.
 void forward(const forwarding& over, partition_id partition, corev1::Command command,

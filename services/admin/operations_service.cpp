@@ -1,12 +1,17 @@
 // services/admin/operations_service.cpp -- instances, partitions and the audit trail in the admin API. No SQL, no
 // CAF.
+#include <atomic>
 #include <charconv>
+
+#include <grpcpp/alarm.h>
 
 #include "services/admin/services.hpp"
 
 namespace warren::admin {
 
 namespace {
+
+constexpr millis audit_patience{3000};  // a page of the trail takes some milliseconds
 
 constexpr std::string_view instances = "instances/", partitions = "partitions/";
 
@@ -27,7 +32,8 @@ std::int64_t after_of(const std::string& token, std::vector<violation>& out) {
   return after.value_or(-1);
 }
 
-/// What the database last said. When that is longer ago than a lease, no lease is known to hold.
+/// What the database last said. When that is longer ago than a lease, only that of somebody who has said on the bus
+/// since then that he holds his is known to hold.
 placement_info placement_of(context& shared, rpc& of) {
   placement_info p;
   p.error = "not known yet";
@@ -35,7 +41,7 @@ placement_info placement_of(context& shared, rpc& of) {
   if (p.known_at_ms == 0 || !p.error.empty()) return p;
   const auto age_ms = std::max<std::int64_t>(0, steady_ms() - p.known_at_ms);
   if (age_ms >= p.lease_ms)
-    for (auto& each : p.instances) each.alive = false;
+    for (auto& each : p.instances) each.alive = each.heard_at_ms != 0 && steady_ms() - each.heard_at_ms < p.lease_ms;
   tell_age(shared, of, age_ms);
   return p;
 }
@@ -221,8 +227,29 @@ unary* operations_service::ListAuditEvents(rpc* of, const api::ListAuditEventsRe
                           : invalid_status(std::move(out)));
     return c->reactor();
   }
+  if (const auto away = shared_.config.database_away ? shared_.config.database_away() : ""; !away.empty()) {
+    c->finish(error_status(errc::unavailable, "the audit trail is in the database, which is away: " + away));
+    return c->reactor();
+  }
   const auto limit = query.limit;
-  shared_.config.audit(std::move(query), [c, a, limit](audit_page page) {
+  // Whoever comes first answers; the trail may come when nobody owns `a` any more.
+  struct race {
+    std::atomic<bool> over{false};
+    std::shared_ptr<grpc::Alarm> patience = std::make_shared<grpc::Alarm>();
+  };
+  const auto first = std::make_shared<race>();
+  // The callback owns the alarm while it waits, and lets go of all: gRPC keeps the callback as long as the alarm lives.
+  first->patience->Set(std::min(c->deadline(), std::chrono::system_clock::now() + audit_patience),
+                       [c, first, alarm = first->patience](bool) mutable {
+                         const auto mine = std::move(c);
+                         const auto of_both = std::move(first);
+                         const auto gone = std::move(alarm);
+                         if (of_both->over.exchange(true)) return;
+                         mine->finish(error_status(errc::unavailable, "the database, which has the audit trail, does not answer"));
+                       });
+  shared_.config.audit(std::move(query), [c, a, limit, first](audit_page page) {
+    if (first->over.exchange(true)) return;
+    std::exchange(first->patience, nullptr)->Cancel();
     if (!page.error.empty()) return c->finish(error_status(errc::unavailable, "the database is away: " + page.error));
     for (auto& from : page.events) {
       auto& to = *a->add_events();

@@ -50,7 +50,7 @@ std::unique_ptr<server> server::start(server_config config, replica::view& view)
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 16 * 1024);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);  // warrenctl's watches ask every 2 s
   for (grpc::Service* service : std::initializer_list<grpc::Service*>{&i->tunnels, &i->connectors, &i->gateways,
                                                                       &i->classes, &i->operations,
                                                                       &i->diagnostics})

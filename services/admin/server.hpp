@@ -24,6 +24,7 @@ struct instance_info {
   std::string name;
   std::int64_t started_at_ms = 0, expires_at_ms = 0;  ///< wall clock
   bool alive = false, bus_ok = false, draining = false;
+  std::int64_t heard_at_ms = 0;  ///< steady clock: when it last said on the bus that it holds its lease; 0: never
 };
 struct partition_info {
   partition_id id = 0;
@@ -66,6 +67,8 @@ struct server_config {
   send_function send;
   /// Answers on any thread, exactly once.
   std::function<void(audit_query, std::function<void(audit_page)>)> audit;
+  /// Why this instance does not reach the database at the moment; empty: it does. May be null.
+  std::function<std::string()> database_away;
   std::function<placement_info()> placement;  ///< what is known at the moment; does not block
   /// Whether any instance has said within the last moments that it has the database; may be empty.
   std::function<bool()> database_reached;

@@ -62,7 +62,7 @@ namespace {
 
 void print_version(session& s) {
   s.around.out << "warrenctl " << WARREN_VERSION << '\n';
-  if (s.o.timeout.empty()) s.timeout = milliseconds{1000};
+  if (s.o.timeout.empty()) s.timeout = milliseconds{1000} * s.servers.size();
   try {
     const auto a = s.call<api::OperationsService>(&api::OperationsService::Stub::GetServerInfo, api::GetServerInfoRequest{});
     s.around.out << fmt::format("warrend {} at {} (instance {}, {})\n", a.version(), s.o.server, a.instance(), a.ready() ? "ready" : "not ready");
@@ -141,8 +141,14 @@ int run(std::vector<std::string> arguments, surroundings& around) {
     const bool watched = std::any_of(line.verbs.begin(), line.verbs.end(),
                                      [](const verb& v) { return v.app->parsed() && v.app->get_name() == "watch"; });
     if ((line.o.watch || watched) && r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return timed_out;
-    print_error(around.err, r.status, line.o.server);
+    print_error(around.err, r.status, line.o.server, r.made);
     return r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ? timed_out : failed;
+  } catch (const unprintable& u) {
+    say("INTERNAL", u.what(), "-o table shows the rest of it");
+    return failed;
+  } catch (const std::exception& e) {
+    say("INTERNAL", e.what(), "a fault of warrenctl: what it was told, and this line, say more");
+    return failed;
   }
 }
 

@@ -11,6 +11,7 @@ struct surroundings {
   std::ostream& out;
   std::ostream& err;
   bool terminal = false;  ///< `out` is one: colour, relative times
+  bool others_may_read = false;  ///< `out` is a file, and not its owner's alone
 };
 
 inline constexpr int done = 0, failed = 1, wrong_usage = 2, timed_out = 3;

@@ -71,6 +71,10 @@ void enrol_connector(session& s) {
   if (s.out_format == format::name) s.around.out << a.connector().name() << '\n';
   else if (s.out_format == format::yaml) s.around.out << to_yaml(a.enrolment());
   else s.around.out << a.enrolment_json();
+  const auto& nats = a.enrolment().nats();
+  if (s.around.others_may_read && s.out_format != format::name && (!nats.seed().empty() || !nats.password().empty()))
+    s.around.err << "warrenctl: others may read the file that this goes to, and it holds a secret\n"
+                    "hint: chmod 600 it; umask 077 before makes it so from the beginning\n";
 }
 void rotate_key(session& s) {
   auto q = s.named<api::RotateConnectorKeyRequest>("connectors");

@@ -47,6 +47,7 @@ void drain_instance(session& s) {
     now = get_instance(s, q.name());
   }
   s.show(now);
+  s.around.err << fmt::format("warrenctl: {} takes partitions again when it is restarted\n", now.display_name());
 }
 
 void take_bundle(session& s) {
@@ -66,7 +67,7 @@ void add_operations(command_line& line) {
     s.list<operations>(&operations::Stub::ListInstances, s.listing<api::ListInstancesRequest>(), [](auto& r) { return r.mutable_instances(); });
   }, false);
   line.add(i, "get", "Show an instance, by its id or its name", [](session& s) { s.show(get_instance(s, instance_name(s))); }, true);
-  line.add(i, "drain", "Have an instance give its partitions to the others", drain_instance, true)
+  line.add(i, "drain", "Have an instance give its partitions to the others; it takes some again when it is restarted", drain_instance, true)
       ->add_flag("--wait", line.o.wait, "until it has none");
   auto* p = line.noun("partition", "Units of ownership");
   line.add(p, "list", "List partitions", [](session& s) {

@@ -65,6 +65,19 @@ void yaml(std::string& out, const ordered_json& j, std::size_t indent, bool in_l
   }
 }
 
+/// The resource that it is.
+std::string called(const google::protobuf::Message& m) {
+  const auto* type = m.GetDescriptor();
+  for (const auto* key : {"name", "id"}) {
+    const auto* field = type->FindFieldByName(key);
+    if (field == nullptr || field->is_repeated()) continue;
+    if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING) return m.GetReflection()->GetString(m, field);
+    if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_INT64)
+      return fmt::format("{} {}", type->name(), m.GetReflection()->GetInt64(m, field));
+  }
+  return "the answer (" + type->name() + ")";
+}
+
 std::string_view code_name(grpc::StatusCode code) {
   static const std::map<grpc::StatusCode, std::string_view> names{
       {grpc::StatusCode::CANCELLED, "CANCELLED"},
@@ -113,7 +126,8 @@ std::string to_json(const google::protobuf::Message& m, bool one_line) {
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;
   std::string out;
-  (void)google::protobuf::util::MessageToJsonString(m, &out, options);
+  if (const auto said = google::protobuf::util::MessageToJsonString(m, &out, options); !said.ok())
+    throw unprintable{fmt::format("{} cannot be shown as JSON: {}", called(m), std::string{said.message()})};
   if (out.empty() || out.back() != '\n') out += '\n';
   return out;
 }
@@ -275,11 +289,12 @@ void print_trace(surroundings& around, format how, const std::string& url, const
   print_table(around.out, {"WHO", "NAME", "WHERE", "CONNECT", "FIRST-BYTE", "TOTAL", "STATUS", "SAYS"}, rows, around.terminal);
 }
 
-void print_error(std::ostream& err, const grpc::Status& status, const std::string& server) {
+void print_error(std::ostream& err, const grpc::Status& status, const std::string& server, const attempt& made) {
   err << "warrenctl: " << code_name(status.error_code()) << ": " << status.error_message() << '\n';
   google::rpc::Status details;
   const bool from_warrend = !status.error_details().empty() && details.ParseFromString(status.error_details());
-  std::string request_id;
+  const bool late = status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+  std::string request_id = late ? made.request_id : std::string{};
   for (const auto& any : details.details()) {
     google::rpc::BadRequest bad;
     google::rpc::ErrorInfo info;
@@ -292,9 +307,11 @@ void print_error(std::ostream& err, const grpc::Status& status, const std::strin
         err << "  its etag is " << at->second << '\n';
     if (any.UnpackTo(&request)) request_id = request.request_id();
   }
-  const auto said = hint(status.error_code(), server, from_warrend);
+  const auto said = late && !made.not_asked.empty()
+                        ? fmt::format("there was no time to ask {}: name another one first in --server", fmt::join(made.not_asked, ", "))
+                        : hint(status.error_code(), server, from_warrend);
   if (!said.empty()) err << "hint: " << said << '\n';
-  if (status.error_code() == grpc::StatusCode::UNAVAILABLE && !request_id.empty())
+  if ((late || status.error_code() == grpc::StatusCode::UNAVAILABLE) && !request_id.empty())
     err << "hint: safe to repeat with --request-id " << request_id << '\n';
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ostream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,11 @@ namespace api = warren::admin::v1;
 
 enum class format : std::uint8_t { table, json, yaml, name };
 
+/// There is something in it that JSON cannot say: a time beyond the year 9999, a text that is no UTF-8.
+struct unprintable : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+/// Both: Errors: unprintable, naming the message by its name or id where it has one.
 std::string to_json(const google::protobuf::Message& m, bool one_line);
 std::string to_yaml(const google::protobuf::Message& m);
 
@@ -52,7 +58,12 @@ void print_table(std::ostream& out, const cells& head, const std::vector<cells>&
 /// What was asked, of whom, how long each took, and who says no.
 void print_trace(surroundings& around, format how, const std::string& url, const trace_question& q, const trace_result& r);
 
+/// What was done before it failed.
+struct attempt {
+  std::vector<std::string> not_asked = {};  ///< of the servers, for want of time
+  std::string request_id = {};              ///< of a change
+};
 /// Code, message, each field, and what to do about it.
-void print_error(std::ostream& err, const grpc::Status& status, const std::string& server);
+void print_error(std::ostream& err, const grpc::Status& status, const std::string& server, const attempt& made);
 
 }  // namespace warren::ctl

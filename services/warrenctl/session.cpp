@@ -9,6 +9,13 @@
 
 namespace warren::ctl {
 
+namespace {
+
+// Of several: so long one may be silent before another is asked.
+constexpr std::chrono::duration<int, std::milli> silence_max{2000};
+
+}  // namespace
+
 std::optional<milliseconds> parse_span(const std::string& text) {
   std::int64_t n = 0;
   const auto [unit, error] = std::from_chars(text.data(), text.data() + text.size(), n);
@@ -35,10 +42,6 @@ std::string read_file(const std::string& path) {
   return text.str();
 }
 
-bool unanswered(const grpc::Status& status) {
-  return status.error_details().empty() &&
-         (status.error_code() == grpc::StatusCode::UNAVAILABLE || status.error_code() == grpc::StatusCode::CANCELLED);
-}
 std::string fresh_request_id() {
   std::random_device random;
   return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
@@ -56,11 +59,27 @@ session::session(const options& given, surroundings& where) : o{given}, around{w
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // the admin API is local; a proxy cannot reach it
   arguments.SetMaxReceiveMessageSize(64 * 1024 * 1024);
-  std::istringstream addresses{o.server};
-  for (std::string each; std::getline(addresses, each, ',');)
-    if (!each.empty()) servers.push_back(grpc::CreateCustomChannel(each, grpc::InsecureChannelCredentials(), arguments));
-  if (servers.empty()) throw usage{"--server names nobody"};
+  std::istringstream given_addresses{o.server};
+  for (std::string each; std::getline(given_addresses, each, ',');)
+    if (!each.empty()) addresses.push_back(each);
+  if (addresses.empty()) throw usage{"--server names nobody"};
+  if (addresses.size() > 1) {
+    // A watch has no deadline that would tell that its instance is silent: the connection has to.
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, silence_max.count());  // how long connecting may take
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, silence_max.count());
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, silence_max.count());
+    arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // as many as it takes
+  }
+  for (const auto& each : addresses)
+    servers.push_back(grpc::CreateCustomChannel(each, grpc::InsecureChannelCredentials(), arguments));
   channel = servers.front();
+}
+
+std::vector<std::string> session::not_asked(std::size_t tries) const {
+  std::vector<std::string> out;
+  // The last of them is the one that is asked at the moment.
+  for (auto n = tries; n < addresses.size(); ++n) out.push_back(addresses[(asked + 1 + n - tries) % addresses.size()]);
+  return out;
 }
 
 void session::say_age(const grpc::ClientContext& context) {

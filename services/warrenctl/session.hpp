@@ -18,12 +18,10 @@
 
 #include "services/warrenctl/command.hpp"
 #include "services/warrenctl/output.hpp"
+#include "services/warrenctl/tries.hpp"
 #include "warren/admin/v1/admin.grpc.pb.h"
 
 namespace warren::ctl {
-
-using std::chrono::milliseconds;
-using std::chrono::system_clock;
 
 using tunnels = api::TunnelService;
 using connectors = api::ConnectorService;
@@ -33,7 +31,11 @@ using operations = api::OperationsService;
 
 // ---- how a command ends early ----
 
-struct refused { grpc::Status status; };      // the server, or nobody, said no
+/// The server, or nobody, said no.
+struct refused {
+  grpc::Status status;
+  attempt made = {};
+};
 struct usage { std::string message; };        // the command line makes no sense
 struct too_late { std::string message, hint; };  // what was waited for has not come
 struct said_no {};                            // it has been told; the exit code says it too
@@ -68,8 +70,6 @@ struct options {
   int limit = 100;
 };
 
-/// It was no warrend that said so, or one on its way out: its refusals have details.
-bool unanswered(const grpc::Status& status);
 std::string fresh_request_id();
 
 class session {
@@ -78,6 +78,8 @@ public:
 
   /// Another one is asked from now on, if there is another one.
   void ask_next() { channel = servers[++asked % servers.size()]; }
+  /// Of --server, when so many tries were made.
+  std::vector<std::string> not_asked(std::size_t tries) const;
 
   template <class Service, class Request, class Response>
   Response call(grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
@@ -85,11 +87,12 @@ public:
     auto asks = request;
     if constexpr (requires { asks.set_request_id(""); })
       if (asks.request_id().empty()) asks.set_request_id(fresh_request_id());
-    const auto until = system_clock::now() + timeout;
-    // Whoever is asked may die under the call: the next one is asked the same, and the request id makes it one change.
-    for (std::size_t tries = 1;; ++tries) {
+    tries all{servers.size(), system_clock::now() + timeout};
+    // Whoever is asked may die, or be silent, under the call: the next one is asked the same, and the request id, which
+    // is the same, makes it one change.
+    for (;;) {
       grpc::ClientContext context;
-      context.set_deadline(until);
+      context.set_deadline(all.next(system_clock::now()));
       Response response;
       auto stub = Service::NewStub(channel);
       const auto status = (stub.get()->*method)(&context, asks, &response);
@@ -97,8 +100,14 @@ public:
         say_age(context);
         return response;
       }
-      if (!unanswered(status) || tries >= 2 * servers.size()) throw refused{status};
-      ask_next();
+      const auto again = all.after(status, system_clock::now());
+      if (!again) {
+        attempt made{.not_asked = not_asked(all.made())};
+        if constexpr (requires { asks.set_request_id(""); }) made.request_id = asks.request_id();
+        throw refused{all.told(), std::move(made)};
+      }
+      if (again->elsewhere) ask_next();
+      std::this_thread::sleep_for(again->pause);
     }
   }
 
@@ -136,8 +145,8 @@ public:
     }
     using Resource = std::remove_cvref_t<decltype(*items(all)->begin())>;
     switch (out_format) {
-      case format::json: around.out << to_json(all, false); return;
-      case format::yaml: around.out << to_yaml(all); return;
+      case format::json: return show_all(all, *items(all), [](const Response& r) { return to_json(r, false); });
+      case format::yaml: return show_all(all, *items(all), [](const Response& r) { return to_yaml(r); });
       case format::name:
         for (const auto& r : *items(all)) {
           if constexpr (requires { r.name(); }) around.out << r.name() << '\n';
@@ -151,12 +160,33 @@ public:
     print_table(around.out, titles<Resource>(), rows, around.terminal);
   }
 
+  /// One that cannot be shown is named, and does not hide the others.
+  template <class Response, class Items, class Text> void show_all(Response& all, Items& items, Text text) {
+    try {
+      around.out << text(all);
+      return;
+    } catch (const unprintable&) {
+    }
+    int shown = 0;
+    for (int i = 0; i < items.size(); ++i) {
+      try {
+        (void)to_json(items.Get(i), true);
+        items.SwapElements(shown++, i);
+      } catch (const unprintable& u) {
+        around.err << "warrenctl: INTERNAL: " << u.what() << '\n';
+      }
+    }
+    items.DeleteSubrange(shown, items.size() - shown);
+    around.out << text(all);
+    throw said_no{};
+  }
+
   /// Follows until `seen` returns true; goes on with its token when the server goes away.
   /// `until`: when to give up; nothing: never.
   template <class Service, class Request, class Response, class Seen>
   void follow(std::unique_ptr<grpc::ClientReader<Response>> (Service::Stub::*method)(grpc::ClientContext*, const Request&),
               Request request, std::optional<system_clock::time_point> until, Seen seen) {
-    for (std::size_t tries = 1;; ++tries) {
+    for (std::size_t attempts = 1;; ++attempts) {
       auto stub = Service::NewStub(channel);
       grpc::ClientContext context;
       context.set_wait_for_ready(!request.resume_token().empty() && servers.size() == 1);
@@ -180,8 +210,11 @@ public:
       const bool too_slow = status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && moved;
       // CANCELLED, and not by us: the server went down with the call.
       const bool gone = status.error_code() == grpc::StatusCode::UNAVAILABLE || status.error_code() == grpc::StatusCode::CANCELLED;
-      if ((!gone && !too_slow) || (request.resume_token().empty() && (!unanswered(status) || tries >= 2 * servers.size())))
-        throw refused{status};
+      const bool several = servers.size() > 1;
+      const bool begun = !request.resume_token().empty();
+      // Before it has begun, the others are asked: as long as there is time, or all of them twice.
+      const bool worth_it = several ? until.has_value() || attempts < 2 * servers.size() : unanswered(status) && attempts < 2;
+      if ((!gone && !too_slow) || (!begun && !worth_it)) throw refused{status};
       if (gone) ask_next();
       if (!moved) std::this_thread::sleep_for(milliseconds{100});  // a server on its way out refuses at once
     }
@@ -255,7 +288,8 @@ public:
   surroundings& around;
   format out_format = format::table;
   milliseconds timeout{10'000};
-  std::vector<std::shared_ptr<grpc::Channel>> servers;  // of --server
+  std::vector<std::string> addresses;                   // of --server
+  std::vector<std::shared_ptr<grpc::Channel>> servers;  // to each of them
   std::shared_ptr<grpc::Channel> channel;               // to the one that is asked
   std::size_t asked = 0;
   bool age_said = false;

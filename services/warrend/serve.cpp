@@ -376,6 +376,9 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
     info.known_at_ms = steady_ms();
     info.lease_ms = lease_ms;
     std::lock_guard lock{placement_mutex};
+    for (auto& each : info.instances)
+      for (const auto& before : last_placement.instances)
+        if (before.id == each.id) each.heard_at_ms = before.heard_at_ms;
     last_placement = std::move(info);
   };
   // ---- how it ends ----
@@ -508,14 +511,20 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   };
   // Whoever says that it is alive has renewed its lease, and so reaches the database.
   std::atomic<std::int64_t> alive_heard_ms{0};
-  const auto hears_alive = link->subscribe(bus::lease_subject, [&alive_heard_ms](auto, auto payload, auto) {
-    if (const auto n = wire::parse_lease_notice(payload); n && n->what() == "alive") alive_heard_ms = steady_ms();
+  const auto hears_alive = link->subscribe(bus::lease_subject, [&](auto, auto payload, auto) {
+    const auto n = wire::parse_lease_notice(payload);
+    if (!n || n->what() != "alive") return;
+    alive_heard_ms = steady_ms();
+    std::lock_guard lock{placement_mutex};
+    for (auto& each : last_placement.instances)
+      if (each.id == n->instance()) each.heard_at_ms = alive_heard_ms;
   });
   api.database_reached = [&alive_heard_ms, patience_ms = 3 * placement::pulse_of(millis{c.number("instance.lease_ms")}).count()] {
     return steady_ms() - alive_heard_ms <= patience_ms;
   };
   api.drain = admin::drain_over(link);
   api.away = [&health] { return health.wrong_with({"database", "bus", "cache", "placement"}); };
+  api.database_away = [&health] { return health.wrong_with({"database"}); };
   api.audit = [db](admin::audit_query q, std::function<void(admin::audit_page)> then) {
     db->list_audit(q.project, q.before_id, q.limit, [then](std::string error, std::vector<audit_event> events) {
       admin::audit_page page;

@@ -1,5 +1,13 @@
 // test/integration/admin_ctl_test.cpp -- warrenctl as a person and a shell meet it: what it says of mistakes, its exit
 // codes, its completion.
+#include <thread>
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "services/admin/status.hpp"
 #include "test/integration/admin_fixture.hpp"
 #include "test/support/process.hpp"
 
@@ -38,7 +46,180 @@ std::set<std::string> words_of(const std::string& text) {
   return {std::istream_iterator<std::string>{in}, {}};
 }
 
+/// Takes connections and says nothing, as a process that is stopped.
+class silent_server {
+public:
+  silent_server() : fd_{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)} {
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    REQUIRE(fd_ >= 0);
+    REQUIRE(::bind(fd_, reinterpret_cast<sockaddr*>(&at), sizeof at) == 0);
+    REQUIRE(::listen(fd_, 16) == 0);
+    REQUIRE(::getsockname(fd_, reinterpret_cast<sockaddr*>(&at), &size) == 0);
+    address = "127.0.0.1:" + std::to_string(ntohs(at.sin_port));
+  }
+  ~silent_server() { ::close(fd_); }
+  silent_server(const silent_server&) = delete;
+  silent_server& operator=(const silent_server&) = delete;
+
+  std::string address;
+
+private:
+  int fd_;
+};
+
+fixture::outcome ctl_of(const std::string& servers, std::vector<std::string> arguments) {
+  std::ostringstream out, err;
+  ctl::surroundings around{out, err, false};
+  arguments.insert(arguments.begin(), {"--server", servers, "-p", "p"});
+  const int code = ctl::run(arguments, around);
+  return {code, out.str(), err.str()};
+}
+const std::vector<std::string> create_t{"tunnel", "create", "t", "--hostname", "a.example.com", "--connector", "c", "--target", "http://localhost"};
+std::vector<std::string> with(std::vector<std::string> words, const std::vector<std::string>& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+/// How many calls a server has refused as UNAVAILABLE.
+struct refusals final : counters {
+  std::atomic<int> unavailable{0};
+  void add(std::string_view name, std::string_view label, double) override {
+    if (name == "warren_admin_requests_total" && label == "UNAVAILABLE") ++unavailable;
+  }
+  void set(std::string_view, double, std::string_view) override {}
+  void observe(std::string_view, double, std::string_view) override {}
+};
+
 }  // namespace
+
+TEST_CASE_METHOD(fixture, "an instance that is silent does not use up the time of the others") {
+  const silent_server silent;
+  const auto servers = silent.address + "," + address;
+  const auto made = ctl_of(servers, with(create_t, {"--request-id", "mine"}));
+  INFO(made.err);
+  CHECK(made.code == 0);
+  CHECK(owner.seen.size() == 1);
+  CHECK(ctl_of(servers, {"tunnel", "list", "-o", "name"}).out == "projects/p/tunnels/t\n");
+  settle();
+  const auto waited = ctl_of(servers, {"tunnel", "wait", "nothing"});
+  CHECK(waited.err.find("there is no projects/p/tunnels/nothing") != std::string::npos);
+  CHECK(ctl_of(servers, {"version"}).out.find("warrend test") != std::string::npos);
+  // When there was no time to ask the other one, longer is not the only way.
+  const auto late = ctl_of(servers, with(create_t, {"--request-id", "mine", "--timeout", "300ms"}));
+  CHECK(late.code == 3);
+  CHECK(late.err.find("give it longer") == std::string::npos);
+  CHECK(late.err.find("there was no time to ask " + address) != std::string::npos);
+  CHECK(late.err.find("--request-id mine") != std::string::npos);
+  CHECK(ctl_of(silent.address, {"tunnel", "list", "--timeout", "300ms"}).err.find("give it longer") != std::string::npos);
+}
+
+TEST_CASE("a change that one instance does not answer is asked of the next under the same request id") {
+  fixture first, second;
+  first.owner.silent = true;
+  const auto made = ctl_of(first.address + "," + second.address, create_t);
+  INFO(made.err);
+  CHECK(made.code == 0);
+  first.owner.answer_held(bus::request_error::timeout);
+  REQUIRE(first.owner.heard() >= 1);
+  REQUIRE(second.owner.heard() == 1);
+  CHECK(first.owner.seen[0].caller().request_id() == second.owner.seen[0].caller().request_id());
+}
+
+TEST_CASE("while an instance does not reach NATS its callers are told soon, and go elsewhere or wait") {
+  std::atomic<bool> deaf{true};
+  refusals told;
+  fixture healthy;
+  fixture cut_off{[&](auto& c) {
+    c.counts = &told;
+    c.send = [&, usual = c.send](partition_id p, std::string payload, millis timeout, bus::reply_callback done) {
+      if (!deaf) return usual(p, std::move(payload), timeout, std::move(done));
+      done(bus::request_error::disconnected, {});
+    };
+  }};
+  SECTION("somebody who knows no other instance hears why, and when to ask again") {
+    auto stub = api::TunnelService::NewStub(cut_off.channel());
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + 60s);
+    api::DeleteTunnelRequest q;
+    q.set_name("projects/p/tunnels/t");
+    api::Tunnel a;
+    const auto status = stub->DeleteTunnel(&context, q, &a);
+    CHECK(status.error_code() == grpc::StatusCode::UNAVAILABLE);
+    CHECK(status.error_message().find("this instance does not reach NATS") != std::string::npos);
+    CHECK(admin::details_of(status).retry_after > 0ms);
+    CHECK_FALSE(admin::details_of(status).request_id.empty());
+  }
+  SECTION("warrenctl asks another one") {
+    const auto made = ctl_of(cut_off.address + "," + healthy.address, create_t);
+    INFO(made.err);
+    CHECK(made.code == 0);
+    CHECK(told.unavailable == 1);
+    CHECK(healthy.owner.seen.size() == 1);
+  }
+  SECTION("warrenctl that knows no other one goes on until NATS is back") {
+    std::thread back{[&] {
+      // The instance has answered at least once that it cannot.
+      (void)st::poll_until([&] { return told.unavailable > 0; }, 30s, 5ms);
+      deaf = false;
+    }};
+    const auto made = ctl_of(cut_off.address, with(create_t, {"--timeout", "60s"}));
+    back.join();
+    INFO(made.err);
+    CHECK(made.code == 0);
+    CHECK(cut_off.owner.seen.size() == 1);
+  }
+}
+
+TEST_CASE("what cannot be shown is named, and hides nothing else") {
+  fixture f{[](auto& c) {
+    c.audit = [](admin::audit_query, auto then) {
+      admin::audit_page page;
+      for (const std::int64_t at_ms : {std::int64_t{1'900'000'000'000}, INT64_MAX, std::int64_t{1'900'000'000'001}})
+        page.events.push_back({static_cast<std::int64_t>(page.events.size()) + 7, at_ms, "p", "local", "ipv4:127.0.0.1:1", "CreateTunnel", "projects/p/tunnels/t", "r", "", "{}"});
+      then(std::move(page));
+    };
+  }};
+  for (const std::string form : {"json", "yaml"}) {
+    const auto r = f.ctl({"audit", "list", "-o", form});
+    INFO(r.out << r.err);
+    CHECK(r.code == 1);
+    CHECK(r.err.find("warrenctl: INTERNAL: AuditEvent 8 cannot be shown as JSON") == 0);
+    CHECK(r.out.find("\"7\"") != std::string::npos);
+    CHECK(r.out.find("\"8\"") == std::string::npos);
+    CHECK(r.out.find("\"9\"") != std::string::npos);
+  }
+}
+
+TEST_CASE("the audit trail is not waited for while the database is away") {
+  std::atomic<bool> away{true};
+  fixture f{[&](auto& c) {
+    c.database_away = [&] { return away ? std::string{"database: no connection"} : std::string{}; };
+    c.audit = [held = std::make_shared<std::function<void(admin::audit_page)>>()](admin::audit_query, auto then) { *held = then; };
+  }};
+  const auto known = f.ctl({"audit", "list", "--timeout", "60s"});
+  check_told(known, 1, "UNAVAILABLE", "which is away: database: no connection");
+  // It goes away under the question.
+  away = false;
+  check_told(f.ctl({"audit", "list", "--timeout", "60s"}), 1, "UNAVAILABLE", "does not answer");
+  check_told(f.ctl({"audit", "list", "--timeout", "500ms"}), 1, "UNAVAILABLE", "does not answer");
+}
+
+TEST_CASE_METHOD(fixture, "an enrolment that goes to a file that others may read is warned of") {
+  const std::vector<std::string> enrol{"--server", address, "-p", "p", "connector", "enrol", "c", "--public-key", std::string(64, 'a')};
+  fixture secret{[](auto& c) { c.agents.password = "p"; }};
+  auto of_secret = enrol;
+  of_secret[1] = secret.address;
+  struct row { std::vector<std::string> words; bool open; bool warned; };
+  for (const auto& r : {row{of_secret, true, true}, row{of_secret, false, false}, row{enrol, true, false}, row{with(of_secret, {"-o", "name"}), true, false}}) {
+    std::ostringstream out, err;
+    ctl::surroundings around{out, err, false, r.open};
+    CHECK(ctl::run(r.words, around) == 0);
+    CHECK((err.str().find("chmod 600") != std::string::npos) == r.warned);
+  }
+}
 
 TEST_CASE_METHOD(fixture, "a word that is no verb is named, with those that there are") {
   check_told(ctl({"tunnel", "remove", "t"}), 2, "USAGE", "tunnel knows no remove");

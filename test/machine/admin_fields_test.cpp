@@ -1,7 +1,10 @@
 // test/machine/admin_fields_test.cpp -- requests of the admin API, judged before anybody else sees them.
 #include <catch2/catch.hpp>
 
+#include <google/protobuf/util/json_util.h>
+
 #include "actors/core/protocol.hpp"
+#include "services/admin/convert.hpp"
 #include "services/admin/validate.hpp"
 #include "test/integration/admin_requests.hpp"
 
@@ -170,4 +173,20 @@ TEST_CASE("requests are equal by what they ask, whoever asks") {
   CHECK(admin::digest_of(a) == admin::digest_of(b));
   b.mutable_create_tunnel()->mutable_spec()->set_enabled(false);
   CHECK(admin::digest_of(a) != admin::digest_of(b));
+}
+
+TEST_CASE("whatever an agent says of its clock, the connector can be shown") {
+  for (const std::int64_t ms : {INT64_MAX, INT64_MIN, std::int64_t{315'576'000'000'001}, std::int64_t{-1}, std::int64_t{0}, std::int64_t{1'500}}) {
+    admin::corev1::ConnectorRow row;
+    row.set_project("p");
+    row.set_name("c");
+    row.set_session(1);
+    row.set_clock_skew_ms(ms);
+    const auto c = admin::to_api(row);
+    std::string json;
+    INFO(ms);
+    CHECK(google::protobuf::util::MessageToJsonString(c, &json).ok());
+    const auto said = c.clock_skew().seconds() * 1000 + c.clock_skew().nanos() / 1'000'000;
+    CHECK(said == std::clamp<std::int64_t>(ms, -315'576'000'000'000, 315'576'000'000'000));
+  }
 }
