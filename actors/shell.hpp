@@ -18,7 +18,6 @@
 #include <string>
 #include <utility>
 
-#include <caf/default_attachable.hpp>
 #include <spdlog/spdlog.h>
 
 #include "actors/core/counters.hpp"
