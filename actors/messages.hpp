@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <caf/all.hpp>
+#include <caf/default_attachable.hpp>
 
 #include "actors/core/ids.hpp"
 #include "actors/core/limits.hpp"
