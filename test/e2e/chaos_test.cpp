@@ -193,6 +193,16 @@ TEST_CASE("a blind instance loses its partitions to those who see") {
   REQUIRE(t.s.await_spread(others(t.s, t.victim), patience));
   REQUIRE(t.l.await_writes());
   CHECK(t.victim.readyz().dump().find("database") != std::string::npos);
+  // It cannot look who lives; the others tell it on the bus.
+  CHECK(poll_until(
+      [&] {
+        const auto listed = t.s.ctl_at(t.victim, {"instance", "list", "-o", "json"}).json();
+        if (!listed.is_object()) return false;
+        for (const auto& each : listed.at("instances"))
+          if (each.value("alive", false) == (each.at("display_name") == t.victim.name())) return false;
+        return true;
+      },
+      patience, 50ms));
   t.victim.to_postgres().mend();
   REQUIRE(t.s.await_spread(everybody(t.s), patience));
   REQUIRE(t.l.await_writes());

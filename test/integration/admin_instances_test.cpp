@@ -272,6 +272,7 @@ TEST_CASE("an instance is drained by name: it holds nothing, and still answers")
   INFO(r.err);
   REQUIRE(r.code == 0);
   CHECK(r.json().at("draining") == true);
+  CHECK_THAT(r.err, Catch::Contains("takes partitions again when it is restarted"));
   CHECK(r.json().at("partitions") == 0);
   const auto drains = "SELECT resource, principal, after ->> 'draining' FROM audit_event WHERE method = 'DrainInstance'";
   const auto drained = r.json().at("name").get<std::string>() + "|local|true\n";
