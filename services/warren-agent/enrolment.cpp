@@ -155,6 +155,12 @@ enrolment read_enrolment(const std::filesystem::path& file) {
   }
 }
 
+unsigned others_may_read(const std::filesystem::path& file) {
+  struct stat about {};
+  if (::stat(file.c_str(), &about) != 0 || (about.st_mode & 077) == 0) return 0;
+  return about.st_mode & 0777;
+}
+
 identity::identity(std::shared_ptr<void> key) : key_(std::move(key)) {
   std::array<unsigned char, 32> raw{};
   std::size_t length = raw.size();
@@ -164,11 +170,8 @@ identity::identity(std::shared_ptr<void> key) : key_(std::move(key)) {
 }
 
 identity identity::from_file(const std::filesystem::path& file) {
-  struct stat about {};
-  if (::stat(file.c_str(), &about) != 0) throw file_error{fmt::format("{}: cannot be read", file.string())};
-  if ((about.st_mode & 077) != 0)
-    throw file_error{fmt::format("{}: others may read this key (mode {:o}); chmod 600 it", file.string(),
-                                 static_cast<unsigned>(about.st_mode & 0777))};
+  if (const auto mode = others_may_read(file); mode != 0)
+    throw file_error{fmt::format("{}: others may read this key (mode {:o}); chmod 600 it", file.string(), mode)};
   auto text = read_whole(file, key_bytes_max);
   const std::unique_ptr<BIO, decltype(&BIO_free)> bio{BIO_new_mem_buf(text.data(), static_cast<int>(text.size())), &BIO_free};
   std::shared_ptr<void> key{bio ? PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr) : nullptr,

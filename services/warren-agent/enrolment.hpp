@@ -25,12 +25,16 @@ struct enrolment {
   std::string nats_inbox_prefix;    ///< empty: the client's own
   std::string nats_ca_file, nats_certificate_file, nats_key_file;
   std::string hello_subject, heartbeat_subject, event_subject, command_subject;
+
+  bool holds_secret() const { return !nats_seed.empty() || !nats_password.empty(); }
 };
 
 /// Relative file names in `text` are taken from `folder`.
 /// Errors: file_error, naming the field.
 enrolment parse_enrolment(std::string_view text, const std::filesystem::path& folder);
 enrolment read_enrolment(const std::filesystem::path& file);
+/// The permissions of a file that is not its owner's alone; 0: it is, or it is not there.
+unsigned others_may_read(const std::filesystem::path& file);
 
 /// An Ed25519 key pair. Copies share it.
 class identity {

@@ -2,58 +2,17 @@
 #include <cstdio>
 #include <iostream>
 
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include "services/telemetry/logging.hpp"
 #include "services/warren-agent/agent.hpp"
 
 namespace {
 
 using warren::agent::exit_code;
-
-std::string_view level_name(spdlog::level::level_enum level) {
-  switch (level) {
-    case spdlog::level::trace: return "trace";
-    case spdlog::level::debug: return "debug";
-    case spdlog::level::info: return "info";
-    case spdlog::level::warn: return "warn";
-    default: return "error";
-  }
-}
-
-/// One JSON object a line, unless a person reads along; keys and spelling as in warrend's log, so that one query
-/// reads both.
-class json_formatter final : public spdlog::formatter {
-public:
-  void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& into) override {
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(message.time.time_since_epoch()).count();
-    const nlohmann::ordered_json line{
-        {"ts", fmt::format("{:%FT%T}.{:03}Z", fmt::gmtime(static_cast<std::time_t>(ms / 1000)), ms % 1000)},
-        {"level", level_name(message.level)},
-        {"msg", std::string_view{message.payload.data(), message.payload.size()}}};
-    fmt::format_to(std::back_inserter(into), "{}\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  }
-  std::unique_ptr<spdlog::formatter> clone() const override { return std::make_unique<json_formatter>(); }
-};
-
-void set_up_log(const std::string& level) {
-  const bool person = ::isatty(STDERR_FILENO) == 1;
-  std::shared_ptr<spdlog::sinks::sink> sink;
-  if (person) sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
-  else sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
-  if (!person) sink->set_formatter(std::make_unique<json_formatter>());
-  auto logger = std::make_shared<spdlog::logger>("warren-agent", std::move(sink));
-  logger->set_level(spdlog::level::from_str(level));
-  logger->flush_on(spdlog::level::info);
-  spdlog::set_default_logger(std::move(logger));
-}
 
 void print_table(const nlohmann::json& s) {
   fmt::print("agent        {}/{} ({})\n", s.at("project").get<std::string>(), s.at("connector").get<std::string>(), s.at("public_key").get<std::string>());
@@ -118,8 +77,11 @@ int main(int argc, char** argv) {
       else print_table(nlohmann::json::parse(text));
       return 0;
     }
-    set_up_log(log_level);
+    // Keys and spelling as in warrend's log, so that one query reads both.
+    warren::telemetry::set_up_logging("", log_level);
     options.enrolled = warren::agent::read_enrolment(enrolment_file);
+    if (const auto mode = warren::agent::others_may_read(enrolment_file); mode != 0 && options.enrolled.holds_secret())
+      spdlog::warn("others may read the enrolment file {}, which holds a secret (mode {:o}): chmod 600 it", enrolment_file, mode);
     warren::agent::agent agent{std::move(options), warren::agent::identity::from_file(key_file)};
     agent.handle_signals();
     return static_cast<int>(agent.run());

@@ -94,6 +94,12 @@ TEST_CASE("the log says when a connector comes and goes, with what it is about")
   whole s{{.with_envoy = false}};
   auto& home = s.add_agent("home");
   home.await_session();
+  // The agent's log is made alike: a sentence, and what varies beside it.
+  const auto connected = lines(home.running_process().log(), "NATS is there");
+  REQUIRE_FALSE(connected.empty());
+  CHECK_FALSE(connected[0].value("connection", "").empty());
+  CHECK(connected[0].at("level") == "info");
+  CHECK(home.running_process().log().find("u001f") == std::string::npos);
   const auto said = [&](const std::string& sentence) { return lines(s.at(0).log(), sentence); };
   REQUIRE(poll_until([&] { return said("connector is online").size() == 1; }, patience, 20ms));
   home.stop();

@@ -172,6 +172,32 @@ TEST_CASE("keys are made once, read by their owner only, and sign") {
   CHECK_THROWS_WITH(identity::from_file(f.path / "key"), Catch::Contains("chmod 600"));
 }
 
+TEST_CASE("an enrolment file that others may read is known, and whether it matters") {
+  const folder f;
+  const auto file = f.path / "enrolment.json";
+  const auto write = [&](const std::string& nats) {
+    std::ofstream{file} << R"({"version":1,"project":"acme","connector":"office","uid":"u","nats":{"urls":["nats://127.0.0.1:4222"])" << nats
+                        << R"(},"subjects":{"hello":"a.b","heartbeat":"a.c","event":"a.d","command":"a.e"}})";
+  };
+  CHECK(others_may_read(file) == 0);
+  write("");
+  for (const unsigned mode : {0600U, 0400U}) {
+    ::chmod(file.c_str(), mode);
+    CHECK(others_may_read(file) == 0);
+  }
+  for (const unsigned mode : {0644U, 0640U, 0604U, 0660U}) {
+    ::chmod(file.c_str(), mode);
+    CHECK(others_may_read(file) == mode);
+  }
+  CHECK_FALSE(read_enrolment(file).holds_secret());
+  write(R"(,"jwt":"j","seed":"s")");
+  CHECK(read_enrolment(file).holds_secret());
+  write(R"(,"user":"u","password":"p")");
+  CHECK(read_enrolment(file).holds_secret());
+  write(R"(,"credentials":"a.creds")");
+  CHECK_FALSE(read_enrolment(file).holds_secret());
+}
+
 TEST_CASE("an enrolment file that is wrong names its field") {
   const std::string good = R"({"version":1,"project":"acme","connector":"office","uid":"u","partition":3,
     "nats":{"urls":["nats://127.0.0.1:4222"],"credentials":"a.creds"},
