@@ -262,6 +262,30 @@ TEST_CASE("a caller whose own instance dies under the call asks another one, and
   CHECK(later.log() == "projects/p/tunnels/t\n");
 }
 
+TEST_CASE("a caller and a watch that are at an instance that is stopped go on at the other one") {
+  if (!can_run()) return;
+  pair_of_instances both;
+  const auto addresses = fmt::format("127.0.0.1:{},127.0.0.1:{}", both.first.admin_port(), both.port);
+  const auto launch = [&](std::vector<std::string> words, const std::string& log) {
+    words.insert(words.begin(), {"--server", addresses, "-p", "p"});
+    return st::process{{.name = "warrenctl", .path = st::bin_dir() / "warrenctl", .arguments = std::move(words), .log = both.first.directory() / log}};
+  };
+  auto watch = launch({"tunnel", "watch", "-o", "json"}, "watch.log");
+  REQUIRE(watch.await_log("caught_up", patience));
+  both.first.freeze_warrend();
+  auto caller = launch({"tunnel", "create", "meanwhile", "--hostname", "t.example.com", "--connector", "c", "--target", "http://localhost", "--timeout", "60s"},
+                       "caller.log");
+  const auto ended = caller.wait(60s);
+  const bool watched = watch.await_log("projects/p/tunnels/meanwhile", patience);
+  both.first.thaw_warrend();
+  INFO(caller.log() << watch.log());
+  REQUIRE(ended);
+  CHECK(ended->code == 0);
+  CHECK(watched);
+  CHECK(watch.running());
+  CHECK(both.first.sql("SELECT count(*) FROM audit_event WHERE method = 'CreateTunnel'") == "1\n");
+}
+
 TEST_CASE("an instance is drained by name: it holds nothing, and still answers") {
   if (!can_run()) return;
   pair_of_instances both;
