@@ -55,6 +55,9 @@ TEST_CASE("while the database and NATS are away reads say how old they are, and 
   stack::told instances;
   REQUIRE(poll_until([&] { return !self_is_alive((instances = s.must_ctl({"instance", "list", "-o", "json"})).json()); }, patience, 100ms));
   REQUIRE(poll_until([&] { return s.ctl({"instance", "list", "-o", "json"}).err.find("warrenctl: data is ") == 0; }, patience, 100ms));
+  const auto trail = s.ctl({"audit", "list", "--timeout", "60s"});
+  CHECK(trail.code == 1);
+  CHECK(trail.err.find("warrenctl: UNAVAILABLE: the audit trail is in the database, which is away: ") == 0);
   // A change that cannot be made: the line names the request.
   const auto refused = s.ctl({"tunnel", "update", "web", "--disabled", "--request-id", "outage-1", "--timeout", "300ms"});
   CHECK(refused.code == 1);
