@@ -160,6 +160,26 @@ TEST_CASE("a commit whose answer is lost is neither lost nor repeated") {
   CHECK(s.metric("warren_reconcile_errors_total") == 0);
 }
 
+TEST_CASE("PostgreSQL is restarted at once, and each instance keeps what it has") {
+  whole s{{.with_envoy = false, .own_postgres = true, .instances = 3, .instance_lease_ms = 3'000}};
+  REQUIRE(s.await_spread({&s.at(0), &s.at(1), &s.at(2)}, patience));
+  const auto table = "SELECT string_agg(id || ' ' || owner || ' ' || epoch, ', ' ORDER BY id) FROM partition";
+  const auto before = s.sql(table);
+  for (int round = 0; round < (full() ? 5 : 2); ++round) {
+    s.postgres().stop();
+    s.postgres().start();
+    // All hold their locks again, and all leases were renewed since then.
+    REQUIRE(poll_until(
+        [&] {
+          return s.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND database = "
+                       "(SELECT oid FROM pg_database WHERE datname = current_database())") == "3\n" &&
+                 s.sql("SELECT count(*) FROM instance WHERE expires_at > pg_postmaster_start_time() + interval '4 s'") == "3\n";
+        },
+        patience, 50ms));
+    CHECK(s.sql(table) == before);
+  }
+}
+
 TEST_CASE("PostgreSQL and NATS come and go in the middle of creations, and nothing is lost") {
   WARREN_NEEDS_SERVERS();
   whole s{{.own_postgres = true}};
