@@ -1,4 +1,6 @@
 // test/e2e/story_test.cpp -- a tunnel's life as its visitors see it, through a real Envoy.
+#include <sstream>
+
 #include "test/e2e/expect.hpp"
 
 using namespace warren::e2e;
@@ -150,4 +152,29 @@ TEST_CASE("a target that is down behind a living agent is shown in the agent's w
   CHECK(is_the_targets(s.visit("web.example.org")));
   visitor.stop();
   CHECK(foreign_answer(visitor.answers()) == "");
+}
+
+TEST_CASE("the tunnel that ./run tells newcomers to create is reached by visitors") {
+  WARREN_NEEDS_SERVERS();
+  const warren::stack::scratch place;
+  warren::stack::process told{{.name = "warren-story", .path = warren::stack::bin_dir() / "warren-story", .arguments = {}, .log = place.path() / "log"}};
+  REQUIRE(told.await_log("Ctrl-C ends it all", patience));
+  std::istringstream lines{told.log()};
+  std::string settings, create, visit;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("  export WARREN_SERVER=") == 0) settings = line;
+    if (line.find("  warrenctl tunnel create ") == 0) create = line;
+    if (line.find("  curl ") == 0) visit = line;
+  }
+  INFO(told.log());
+  REQUIRE_FALSE(create.empty());
+  const auto done = warren::stack::run({.name = "bash",
+                                        .path = "/bin/bash",
+                                        .arguments = {"-c", "set -e\n" + settings + "\n" + create + "\nwarrenctl tunnel wait mine --timeout 30s\n"}});
+  INFO(done.out << done.err);
+  CHECK(done.code == 0);
+  const std::string at = "http://127.0.0.1:";
+  const auto port = static_cast<std::uint16_t>(std::stoi(visit.substr(visit.find(at) + at.size())));
+  CHECK(is_the_targets(warren::stack::visit(port, {.host = "mine.warren.test"})));
+  CHECK(told.stop(patience).code == 0);
 }
