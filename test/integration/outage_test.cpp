@@ -90,7 +90,19 @@ TEST_CASE("while the database and NATS are away reads say how old they are, and 
   CHECK(aged.ok());
   CHECK(aged.err.find(" s old: database: ") != std::string::npos);
   s.postgres().start();
+  // Somebody who knows no other instance waits for NATS: the instance says that it cannot, and is asked again.
+  auto patient = s.launch_ctl({"tunnel", "update", "web", "--disabled", "--request-id", "patient", "--timeout", "60s"}, "patient.log");
+  const auto told_patient = [&] {
+    for (const auto& line : lines(s.at(0).log(), "a change was not made, or it is not known whether it was"))
+      if (line.value("request_id", "") == "patient" && line.value("error", "").find("does not reach NATS") != std::string::npos) return true;
+    return false;
+  };
+  REQUIRE(poll_until(told_patient, patience, 20ms));
   s.start_nats();
+  const auto changed = patient.wait(60s);
+  INFO(patient.log());
+  REQUIRE(changed);
+  CHECK(changed->code == 0);
   REQUIRE(poll_until([&] { return lines(s.at(0).log(), "NATS is back", "warrend/").size() == 1; }, patience, 20ms));
   const auto lost = lines(s.at(0).log(), "NATS is lost", "warrend/").front(), back = lines(s.at(0).log(), "NATS is back", "warrend/").front();
   CHECK(lost.at("level") == "warn");
