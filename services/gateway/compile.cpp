@@ -223,6 +223,10 @@ void set_retries(route::RetryPolicy* retry) {
   retry->set_retry_on("reset,connect-failure");
   retry->mutable_num_retries()->set_value(2);
   retry->set_host_selection_retry_max_attempts(5);
+  // Another of the agent's addresses, or the same agent started again: there is no crowd to spread in time, and whoever
+  // waits here (25 ms and more by default) meets an answer that is older than what is said of the tunnel.
+  set_millis(retry->mutable_retry_back_off()->mutable_base_interval(), 5);
+  set_millis(retry->mutable_retry_back_off()->mutable_max_interval(), 20);
   auto* predicate = retry->add_retry_host_predicate();
   predicate->set_name("envoy.retry_host_predicates.previous_hosts");
   pack(ext::retry::host::previous_hosts::v3::PreviousHostsPredicate{}, predicate->mutable_typed_config());
