@@ -1,9 +1,9 @@
 // bench/silence.cpp -- a thousand connectors fall silent at one moment: nobody may be called offline for it, and visitors of
 // all their tunnels have to meet the target or the deliberate answer all the while.
 #include <atomic>
-#include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -46,7 +46,7 @@ public:
           const auto got = look(port, fmt::format("home-{}.bench.example", n % hosts), timeout);
           const std::lock_guard lock{mutex_};
           if (got.status == 200) ++target_;
-          else if (got.status == 503 && !got.reason.empty()) ++deliberate_[got.reason];
+          else if (got.status == 503 && !got.reason.empty()) ++deliberate_;
           else if (got.status == 0) ++waited_;
           else ++foreign_;
         }
@@ -63,17 +63,14 @@ public:
   };
   tally take() {
     const std::lock_guard lock{mutex_};
-    tally out{std::exchange(target_, 0), 0, std::exchange(waited_, 0), std::exchange(foreign_, 0)};
-    for (const auto& [reason, count] : std::exchange(deliberate_, {})) out.deliberate += count;
-    return out;
+    return {std::exchange(target_, 0), std::exchange(deliberate_, 0), std::exchange(waited_, 0), std::exchange(foreign_, 0)};
   }
 
 private:
   static constexpr int sides = 4;
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
-  std::size_t target_ = 0, waited_ = 0, foreign_ = 0;
-  std::map<std::string, std::size_t> deliberate_;
+  std::size_t target_ = 0, deliberate_ = 0, waited_ = 0, foreign_ = 0;
   std::vector<std::thread> threads_;
 };
 

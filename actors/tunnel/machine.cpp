@@ -596,8 +596,7 @@ void connector_appeared(state& s, const std::string& name) {
 /// is no longer there.
 bool unjudged(const state& s) {
   return exists(s) && !deleting(s) &&
-         (s.row().observed_generation() < s.row().generation() ||
-          std::none_of(s.row().conditions().begin(), s.row().conditions().end(), [](const auto& c) { return c.type() == "Accepted"; }));
+         (s.row().observed_generation() < s.row().generation() || find_condition(s.row().conditions(), "Accepted") == nullptr);
 }
 
 /// Checks and claims what a rival wrote, as if it had been asked for.

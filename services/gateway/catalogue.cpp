@@ -50,9 +50,7 @@ struct catalogue::work {
     if (connectors_before == nullptr) return true;
     const auto it = connectors_before->find(key);
     const auto* was = it == connectors_before->end() ? nullptr : it->second.get();
-    if (was == nullptr || now == nullptr) return was != now;
-    const auto reachable = [](const v1::ConnectorRow& row) { return !row.addresses().empty() || !row.home_relay().empty(); };
-    return was->public_key() != now->public_key() || reachable(*was) != reachable(*now);
+    return was == nullptr || now == nullptr ? was != now : !same_endpoint(*was, *now);
   }
 };
 

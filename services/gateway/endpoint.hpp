@@ -20,4 +20,7 @@ struct tunnel_endpoint {
 /// none) has a usable key and says how it can be reached.
 std::optional<tunnel_endpoint> endpoint_of(const tunnel::rule_plan& rule, const warren::core::v1::ConnectorRow* connector);
 
+/// Whether endpoint_of says the same with either row of the connector, of whatever rule.
+bool same_endpoint(const warren::core::v1::ConnectorRow& a, const warren::core::v1::ConnectorRow& b);
+
 }  // namespace warren::gateway

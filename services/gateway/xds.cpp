@@ -25,6 +25,8 @@ namespace {
 constexpr auto tick_every = std::chrono::milliseconds{100};
 constexpr auto number_again_after = std::chrono::milliseconds{200};
 constexpr int reported_refusals_max = 1000;  // in one report: below half a MiB
+constexpr auto words_leaving = "this instance is going away";
+constexpr auto words_deaf = "this instance does not hear the others at the moment";
 constexpr std::size_t shown_bytes_max = 256;  // of what a node says about itself
 
 std::int64_t steady_ms() {
@@ -247,9 +249,9 @@ void gateway_server::impl::arrived(stream* s, std::string peer) {
     c->id = id;
     c->peer = peer;
     auto& there = *(streams[id] = std::move(c));
-    if (stopping) return finish(there, {grpc::StatusCode::UNAVAILABLE, "this instance is going away"}, false);
+    if (stopping) return finish(there, {grpc::StatusCode::UNAVAILABLE, words_leaving}, false);
     if (turning_away)
-      return refuse(there, grpc::StatusCode::UNAVAILABLE, "this instance does not hear the others at the moment");
+      return refuse(there, grpc::StatusCode::UNAVAILABLE, words_deaf);
     if (streams.size() > config.streams_max)
       return refuse(there, grpc::StatusCode::RESOURCE_EXHAUSTED, "this instance has as many gateways as it takes");
     there.wire->read();
@@ -554,7 +556,7 @@ void gateway_server::impl::tick() {
     ++by_state.at(static_cast<std::size_t>(c->talk->state()));
   }
   for (auto* c : leaving)
-    finish(*c, {grpc::StatusCode::UNAVAILABLE, turning_away ? "this instance does not hear the others at the moment" : "this instance is going away"}, true);
+    finish(*c, {grpc::StatusCode::UNAVAILABLE, turning_away ? words_deaf : words_leaving}, true);
   if (now - reported_at_ms < config.report_every.count()) return;
   reported_at_ms = now;
   const auto in = [&](stream_state s) { return by_state.at(static_cast<std::size_t>(s)); };
