@@ -239,6 +239,7 @@ void owe_sessions(transition& t) {
   r.set_connector_uid(s.row().uid());
   r.set_lease_duration_ms(s.row().lease_duration_ms());
   r.set_retry_after_ms(ms(limits::repeat_after));
+  r.set_addressing_error(s.row().addressing_error());
   fill_set(*r.mutable_attachments(), s);
   if (!s.welcome().reply_to().empty()) t.announce.push_back(agent_reply{s.welcome().reply_to(), std::move(r)});
   s.clear_welcome();

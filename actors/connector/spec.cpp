@@ -95,6 +95,10 @@ std::string url_problem(std::string_view url) {
   const auto host = url.substr(colon + 3, url.find_first_of("/?#", colon + 3) - (colon + 3));
   if (host.empty() || host.front() == ':') return "has no host";
   if (host.find('@') != std::string_view::npos) return "has user info";
+  if (const auto literal = host.find('['); literal != std::string_view::npos) {
+    const auto end = host.find(']');
+    if (literal != 0 || end == std::string_view::npos || !parse_ip(host.substr(1, end - 1))) return "has no IP address in its brackets";
+  }
   return {};
 }
 

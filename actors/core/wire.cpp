@@ -190,6 +190,7 @@ problem judge_attachments(const google::protobuf::RepeatedPtrField<bus::v1::Atta
 
 problem judge_hello_reply(bus::v1::HelloReply& reply) {
   reply.set_message(clean_text(reply.message(), 1024));
+  reply.set_addressing_error(clean_text(reply.addressing_error(), 1024));
   if (auto found = first_of(word(reply.error(), word_bytes_max, "error"), not_negative(reply.session(), "session"),
                             not_negative(reply.retry_after_ms(), "retry_after_ms"),
                             not_negative(reply.heartbeat_interval_ms(), "heartbeat_interval_ms"),

@@ -342,9 +342,12 @@ std::int64_t since_of(const v1::Condition* c) {
   return c != nullptr && c->has_last_transition_time() ? to_ms(c->last_transition_time()) : 0;
 }
 
+bool some_gateway_counts(const status_inputs& in) {
+  return std::any_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.counts(); });
+}
+
 std::string_view advice_for_gateways(const status_inputs& in) {
-  const bool any = std::any_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.counts(); });
-  if (any) return "";
+  if (some_gateway_counts(in)) return "";
   return in.gateways.empty() ? "Register a gateway with `warrenctl gateway create` if there is none, and start it with the configuration that "
                                "`warrenctl gateway bootstrap` prints."
                              : "Look at `warrenctl gateway list`, and at the gateways' own logs.";
@@ -352,8 +355,7 @@ std::string_view advice_for_gateways(const status_inputs& in) {
 
 /// What is known of gateways may be older than they are there.
 std::string with_absence(std::string words, const status_inputs& in) {
-  const bool any = std::any_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.counts(); });
-  const auto away = any ? std::string{} : absent_gateways(in.gateways, in.tunnel.gateway_class());
+  const auto away = some_gateway_counts(in) ? std::string{} : absent_gateways(in.gateways, in.tunnel.gateway_class());
   return away.empty() ? words : fmt::format("{} Now {}.", as_sentence(std::move(words)), away);
 }
 
@@ -401,7 +403,7 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
   const auto* a = in.attachment(name, in.tunnel.uid(), in.tunnel.generation());
   chain.push_back(link(named("attachment"), attachment_obstacle(in, name), 0,
                        "The agent holds the tunnel's current generation.",
-                       c->online() ? "The agent is told again each second; its log says why it does not answer." : ""));
+                       in.tunnel.enabled() && c->online() ? "The agent is told again each second; its log says why it does not answer." : ""));
   const bool tried = a != nullptr && (a->target_state() == "Reachable" || a->target_state() == "Unreachable");
   chain.push_back(link(named("target"), target_obstacle(in, name), 0, "The agent reaches the target.",
                        tried && c->online() ? "Check the service behind the connector; the agent tries again by itself." : ""));

@@ -262,6 +262,8 @@ void session::welcome(moment now, const busv1::HelloReply& reply, actions& out) 
   report_owed_ = false;
   out.push_back(say{false, fmt::format("session {}: heartbeat every {} ms, {} attachments of generation {}", session_, interval_ms_,
                                        reply.attachments().attachments_size(), reply.attachments().generation())});
+  if (!reply.addressing_error().empty())
+    out.push_back(say{true, fmt::format("nobody can reach this agent: its addressing is refused: {}", reply.addressing_error())});
   if (!reply.connector_uid().empty() && reply.connector_uid() != connector_uid_) {
     out.push_back(say{true, "this connector has been created anew: its old attachments are dropped; enrol it again"});
     connector_uid_ = reply.connector_uid();

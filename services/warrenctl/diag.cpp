@@ -15,7 +15,7 @@ namespace warren::ctl {
 namespace api = warren::admin::v1;
 
 bundle_saved save_bundle(const std::shared_ptr<grpc::Channel>& channel, const std::string& instance,
-                         const std::string& file, std::chrono::milliseconds timeout) {
+                         const std::string& file, std::chrono::system_clock::time_point until) {
   bundle_saved out;
   const auto part = file + ".part";
   const int fd = open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -24,7 +24,7 @@ bundle_saved save_bundle(const std::shared_ptr<grpc::Channel>& channel, const st
     return out;
   }
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + timeout);
+  context.set_deadline(until);
   api::GetBundleRequest q;
   q.set_instance(instance);
   auto reader = api::DiagnosticsService::NewStub(channel)->GetBundle(&context, q);

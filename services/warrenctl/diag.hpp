@@ -17,6 +17,6 @@ struct bundle_saved {
 
 /// The file appears when it is whole, readable by its owner only; nothing is left of one that was cut off.
 bundle_saved save_bundle(const std::shared_ptr<grpc::Channel>& channel, const std::string& instance,
-                         const std::string& file, std::chrono::milliseconds timeout);
+                         const std::string& file, std::chrono::system_clock::time_point until);
 
 }  // namespace warren::ctl

@@ -52,17 +52,19 @@ struct diag_world {
     fs::remove_all(folder);
   }
 
+  std::string before;  // those that --server names before this one
+  std::string address() const { return "127.0.0.1:" + std::to_string(server->port()); }
   struct result { int code; std::string out, err; };
   result ctl(std::vector<std::string> arguments) const {
     std::ostringstream out, err;
     ctl::surroundings around{out, err, false};
-    arguments.insert(arguments.end(), {"--server", "127.0.0.1:" + std::to_string(server->port())});
+    arguments.insert(arguments.end(), {"--server", before + address()});
     const int code = ctl::run(std::move(arguments), around);
     return {code, out.str(), err.str()};
   }
   std::unique_ptr<api::DiagnosticsService::Stub> stub() const {
     return api::DiagnosticsService::NewStub(
-        grpc::CreateChannel("127.0.0.1:" + std::to_string(server->port()), grpc::InsecureChannelCredentials()));
+        grpc::CreateChannel(address(), grpc::InsecureChannelCredentials()));
   }
   std::string saved() const {
     std::ifstream in{file, std::ios::binary};
@@ -110,6 +112,28 @@ TEST_CASE_METHOD(diag_world, "the instance that is meant answers, and no other")
   CHECK(r.code == 1);
   CHECK(r.err.find("this is instance warren-a (instances/7)") != std::string::npos);
   CHECK(nothing_left());
+}
+
+TEST_CASE_METHOD(diag_world, "of several servers the one that is there, or the one that is meant, gives the bundle") {
+  before = "127.0.0.1:1,";  // nobody listens there
+  CHECK(ctl({"diag", "-o", file}).code == 0);
+  fs::remove(file);
+  admin::server_config c;
+  c.listen = "127.0.0.1:0";
+  c.partitions = 4;
+  c.self = 8;
+  c.send = [](partition_id, std::string, millis, auto) {};
+  c.diagnose = [this] { return parts; };
+  const auto other = admin::server::start(std::move(c), view);
+  before = "127.0.0.1:" + std::to_string(other->port()) + ",";
+  const auto meant = ctl({"diag", "--instance", "warren-a", "-o", file});
+  INFO(meant.err);
+  CHECK(meant.code == 0);
+  CHECK(telemetry::read_bundle(saved()).parts.at("instances.txt").find("7* warren-a") != std::string::npos);
+  fs::remove(file);
+  CHECK(ctl({"diag", "--instance", "warren-c", "-o", file}).code == 1);
+  CHECK(nothing_left());
+  other->shutdown(millis{1000});
 }
 
 TEST_CASE_METHOD(diag_world, "a file that cannot be written is named, and a file has to be") {

@@ -152,6 +152,21 @@ TEST_CASE("hello is a challenge and a signed answer, and the first heartbeat fol
   CHECK(w.all<save_set>().empty());
 }
 
+TEST_CASE("an agent whose addressing is refused says so, with the owner's words") {
+  world w;
+  w.last = w.agent.connected(w.now, true);
+  w.answer_hello(world::challenge());
+  auto reply = world::hello_reply(7, 0);
+  reply.set_addressing_error("addresses[0]: a loopback address\x07");
+  w.answer_hello(reply);
+  CHECK(w.agent.where() == phase::established);
+  const auto words = w.all<say>();
+  REQUIRE(words.size() == 2);
+  CHECK(words[1].important);
+  CHECK(words[1].text.find("addresses[0]: a loopback address") != std::string::npos);
+  CHECK(words[1].text.find('\x07') == std::string::npos);
+}
+
 TEST_CASE("a hello that nobody answers is repeated with growing, jittered delays") {
   world w;
   w.luck = 0.999;

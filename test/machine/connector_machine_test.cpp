@@ -1139,6 +1139,8 @@ TEST_CASE_METHOD(world, "connector: addressing") {
     CHECK_FALSE(row->online());
     CHECK(row->addresses(0) == "10.0.0.1:7000");
     CHECK(row->addressing_error().substr(0, 13) == "addresses[0]:");
+    hello({"127.0.0.1:7000"});  // whoever says it in a hello hears why
+    CHECK(hello_reply()->addressing_error() == row->addressing_error());
     CHECK(ready().substr(0, 28) == "False/InvalidAddressing/addr");
     CHECK(routed[0]);
     forget();

@@ -52,9 +52,11 @@ TEST_CASE("limits and relays") {
   CHECK(judge(std::vector<std::string>(17, "10.0.0.1:80")).error->field == "addresses");
   CHECK(judge({}).error->field == "addresses");
   const std::string start = "https://r.example.com/";
+  CHECK_FALSE(judge({}, "http://[2001:db8::1]:8443/").error);
   CHECK_FALSE(judge({}, start + std::string(limits::home_relay_bytes_max - start.size(), 'x')).error);
   for (const auto& bad : {start + std::string(limits::home_relay_bytes_max, 'x'), std::string{"ftp://r"}, std::string{"https://"},
-                          std::string{"https://a b"}, std::string{"https://a\x01"}, std::string{"https://u@h/"}, std::string{"r.example.com"}})
+                          std::string{"https://a b"}, std::string{"https://a\x01"}, std::string{"https://u@h/"}, std::string{"r.example.com"},
+                          std::string{"http://[::1"}, std::string{"http://[::1:443/"}, std::string{"http://[relay]/"}, std::string{"http://r[::1]/"}})
     CHECK(judge({"10.0.0.1:80"}, bad).error->field == "home_relay");
 }
 
