@@ -15,6 +15,8 @@ find_package(tomlplusplus REQUIRED)
 pkg_check_modules(nats REQUIRED IMPORTED_TARGET libnats)
 pkg_check_modules(idn2 REQUIRED IMPORTED_TARGET libidn2)
 pkg_check_modules(pqxx REQUIRED IMPORTED_TARGET libpqxx)
+pkg_check_modules(jemalloc REQUIRED IMPORTED_TARGET jemalloc)
+pkg_check_modules(lz4 REQUIRED IMPORTED_TARGET liblz4)
 pkg_check_modules(systemd IMPORTED_TARGET libsystemd)
 
 find_path(CAF_INCLUDE_DIR caf/actor_system.hpp REQUIRED)

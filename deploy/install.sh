@@ -9,7 +9,7 @@ build_packages=(
   cmake ninja-build g++ ccache pkg-config
   libcaf-dev libpqxx-dev libnats-dev libprotobuf-dev protobuf-compiler libgrpc++-dev protobuf-compiler-grpc
   catch2 libspdlog-dev libfmt-dev prometheus-cpp-dev libcli11-dev libtomlplusplus-dev libboost-dev
-  libssl-dev libidn2-dev libsystemd-dev nlohmann-json3-dev uuid-dev zlib1g-dev libcurl4-openssl-dev)
+  libssl-dev libjemalloc-dev liblz4-dev libidn2-dev libsystemd-dev nlohmann-json3-dev uuid-dev zlib1g-dev libcurl4-openssl-dev)
 server_packages=(postgresql postgresql-contrib nats-server python3-venv)
 
 # install_packages build|servers ...: installs what is missing, and needs root only for that.
