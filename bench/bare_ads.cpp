@@ -15,10 +15,10 @@ struct bare_ads::impl final : discovery::AggregatedDiscoveryService::Service {
   using key = std::pair<kind, std::string>;
   struct flight {
     kind type;
-    std::vector<std::pair<std::string, std::string>> names;  ///< and versions
+    std::vector<std::pair<std::string, gateway::version_t>> names;  ///< and versions
   };
   struct acknowledged {
-    std::string version;
+    gateway::version_t version = gateway::no_version;
     clock::time_point at;
   };
 
@@ -46,7 +46,7 @@ struct bare_ads::impl final : discovery::AggregatedDiscoveryService::Service {
       else
         for (const auto& [name, version] : f->second.names) {
           auto& a = acked[{f->second.type, name}];
-          if (a.version.empty()) ++counts[f->second.type];
+          if (a.version == gateway::no_version) ++counts[f->second.type];
           a = {version, now};
         }
       flights.erase(f);
@@ -79,9 +79,9 @@ struct bare_ads::impl final : discovery::AggregatedDiscoveryService::Service {
       }
       auto* resource = out.add_resources();
       resource->set_name(name);
-      resource->set_version(it->second->version);
+      resource->set_version(gateway::text_of(it->second->version));
       resource->mutable_resource()->set_type_url(out.type_url());
-      resource->mutable_resource()->set_value(it->second->bytes);
+      resource->mutable_resource()->set_value(it->second->bytes());
       f.names.emplace_back(name, it->second->version);
     }
     flights[out.nonce()] = std::move(f);
@@ -139,7 +139,7 @@ clock::time_point bare_ads::push_all(kind k, const std::vector<std::string>& nam
   return begun;
 }
 
-std::optional<clock::time_point> bare_ads::await(kind k, const std::string& name, const std::string& version, milliseconds timeout) {
+std::optional<clock::time_point> bare_ads::await(kind k, const std::string& name, gateway::version_t version, milliseconds timeout) {
   std::unique_lock lock{impl_->mutex};
   const auto there = [&] {
     const auto it = impl_->acked.find({k, name});

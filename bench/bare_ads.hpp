@@ -36,7 +36,7 @@ public:
   /// The same for many, so many in each response.
   clock::time_point push_all(gateway::kind k, const std::vector<std::string>& names, std::size_t in_each = 1);
   /// When this version was acknowledged; empty: not in time. Throws what Envoy said when it refuses it.
-  std::optional<clock::time_point> await(gateway::kind k, const std::string& name, const std::string& version, milliseconds timeout);
+  std::optional<clock::time_point> await(gateway::kind k, const std::string& name, gateway::version_t version, milliseconds timeout);
   /// Waits until so many resources of a type are acknowledged.
   bool await_count(gateway::kind k, std::size_t count, milliseconds timeout);
   std::size_t bytes_sent() const;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include <arpa/inet.h>
+#include <fmt/format.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <openssl/sha.h>
@@ -64,25 +65,26 @@ void pack(const google::protobuf::Message& m, google::protobuf::Any* any) {
   any->set_value(serialise(m));
 }
 
-std::string version_of(std::string_view bytes) {
+constexpr std::size_t version_bytes = 7;
+
+version_t version_of(std::string_view bytes) {
   std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
   SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data());
-  std::string out;
-  for (std::size_t i = 0; i < 7; ++i) {  // what a string holds without memory of its own
-    constexpr std::string_view hex = "0123456789abcdef";
-    out += hex[digest[i] >> 4];
-    out += hex[digest[i] & 15];
-  }
-  return out;
+  version_t out = 0;
+  for (std::size_t i = 0; i < version_bytes; ++i) out = out << 8 | digest[i];
+  return out == no_version ? 1 : out;
 }
 
+/// Nearly all of a route is the same in every other.
+const replica::dictionary& common();
+
 resource_ptr make(std::string name, const google::protobuf::Message& m, std::vector<std::string> clusters = {}) {
+  const auto bytes = serialise(m);
   auto out = std::make_shared<resource>();
   out->name = std::move(name);
-  out->bytes = serialise(m);
-  out->bytes.shrink_to_fit();  // they are kept, and were made in memory twice as large
-  out->version = version_of(out->bytes);
+  out->version = version_of(bytes);
   out->clusters = std::move(clusters);
+  out->packed = common().pack(bytes);
   return out;
 }
 
@@ -261,6 +263,17 @@ std::optional<kind> kind_from(std::string_view url) {
   return {};
 }
 
+std::string text_of(version_t v) { return v == no_version ? "" : v == foreign_version ? "foreign" : fmt::format("{:014x}", v); }
+version_t version_from(std::string_view text) {
+  version_t v = no_version;
+  if (text.empty()) return v;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), v, 16);
+  return error == std::errc{} && text_of(v) == text ? v : foreign_version;
+}
+
+std::string resource::bytes() const { return std::string{common().unpack(packed)}; }
+std::size_t resource::size() const { return replica::dictionary::size_of(packed); }
+
 class_settings settings_of(const v1::GatewayClassRow& row) {
   class_settings out;
   out.dial = dial_mode_of(row.dial_mode());
@@ -312,7 +325,7 @@ resource_ptr compile_scope(const v1::HostnameClaimRow& claim) {
 
 std::string route_of(const resource& scope) {
   route::ScopedRouteConfiguration parsed;
-  parsed.ParseFromString(scope.bytes);
+  parsed.ParseFromString(scope.bytes());
   return parsed.route_configuration_name();
 }
 
@@ -394,11 +407,12 @@ resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& p
       settings);
 }
 
-resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& plan, const cluster_of_rule& cluster_of,
-                           const class_settings& settings) {
-  if (!is_label(row.project()) || !is_label(row.name()) || !is_uid(row.uid())) return nullptr;
+namespace {
+
+/// `clusters` is given those that it leads to.
+route::RouteConfiguration route_configuration(const v1::TunnelRow& row, const tunnel::route_plan& plan, const cluster_of_rule& cluster_of,
+                                              const class_settings& settings, std::set<std::string>& clusters) {
   std::vector<routed_rule> rules;
-  std::set<std::string> clusters;
   for (const auto& p : plan.rules) {
     if (!is_path_prefix(p.rule.path_prefix())) continue;
     routed_rule r;
@@ -474,7 +488,39 @@ resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& p
     set_match(prefix, to->mutable_match());
     lead(r, settings.stream_idle_timeout_ms, shared_state, settings.dial, to);
   }
-  return make(name, config, {clusters.begin(), clusters.end()});
+  return config;
+}
+
+const replica::dictionary& common() {
+  static const replica::dictionary all{[] {
+    v1::TunnelRow row;
+    row.set_project("default");
+    row.set_name("home");
+    row.set_uid("01890a5d-ac96-774b-bcce-b302099a8057");
+    tunnel::rule_plan rule;
+    rule.rule.set_path_prefix("/");
+    rule.rule.set_connector("home");
+    rule.rule.set_target("http://127.0.0.1:8080");
+    std::string out;
+    for (const auto what : {tunnel::outcome::offline, tunnel::outcome::live}) {
+      rule.what = what;
+      std::set<std::string> clusters;
+      out += serialise(route_configuration(row, {.generation = 1, .rules = {rule}},
+                                           [](const tunnel::rule_plan&) { return cluster_name("default", "home"); }, {}, clusters));
+    }
+    return out;
+  }()};
+  return all;
+}
+
+}  // namespace
+
+resource_ptr compile_route(const v1::TunnelRow& row, const tunnel::route_plan& plan, const cluster_of_rule& cluster_of,
+                           const class_settings& settings) {
+  if (!is_label(row.project()) || !is_label(row.name()) || !is_uid(row.uid())) return nullptr;
+  std::set<std::string> clusters;
+  const auto config = route_configuration(row, plan, cluster_of, settings, clusters);
+  return make(route_name(row.project(), row.name()), config, {clusters.begin(), clusters.end()});
 }
 
 // ---- listeners ----

@@ -13,6 +13,7 @@
 
 #include "actors/tunnel/routing.hpp"
 #include "services/gateway/endpoint.hpp"
+#include "services/replica/packed.hpp"
 #include "warren/core/v1/rows.pb.h"
 
 namespace warren::gateway {
@@ -26,12 +27,24 @@ std::string_view type_url(kind k);
 std::string_view short_name(kind k);  ///< "cds", "lds", "rds", "srds"
 std::optional<kind> kind_from(std::string_view type_url);
 
+/// Hash of a resource's bytes: equal on all instances, and after a restore.
+using version_t = std::uint64_t;
+inline constexpr version_t no_version = 0;                   ///< of what is not there
+inline constexpr version_t foreign_version = ~version_t{0};  ///< of what somebody else has made
+std::string text_of(version_t v);
+/// What a gateway says that it has.
+version_t version_from(std::string_view text);
+
 /// One resource as every gateway of a class gets it.
 struct resource {
   std::string name;
-  std::string version;                ///< hash of `bytes`: equal on all instances, and after a restore
-  std::string bytes;                  ///< serialised deterministically
+  version_t version = no_version;
   std::vector<std::string> clusters;  ///< that a route leads to
+  replica::shared_bytes packed;
+
+  /// Serialised deterministically.
+  std::string bytes() const;
+  std::size_t size() const;
 };
 using resource_ptr = std::shared_ptr<const resource>;
 

@@ -73,8 +73,8 @@ std::string all_gateways(const gateway_server& server) {
 }
 
 std::string name_json(const programmed_name& n) {
-  return fmt::format("{{\"name\":{},\"intended\":{},\"acknowledged\":{},\"under_way\":{},\"refused\":{}}}", quoted(n.name), quoted(n.intended),
-                     quoted(n.acknowledged), n.under_way, n.refused);
+  return fmt::format("{{\"name\":{},\"intended\":{},\"acknowledged\":{},\"under_way\":{},\"refused\":{}}}", quoted(n.name), quoted(text_of(n.intended)),
+                     quoted(text_of(n.acknowledged)), n.under_way, n.refused);
 }
 
 }  // namespace

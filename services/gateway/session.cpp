@@ -83,7 +83,7 @@ void session::first_request(kind k, const discovery::DeltaDiscoveryRequest& r) {
   t.answered = !t.owes_answer;
   for (const auto& [name, version] : r.initial_resource_versions()) {
     const auto [it, added] = t.names.try_emplace(name);
-    it->second.acked = version;
+    it->second.acked = version_from(version);
     // Something that is not ours any more: taken away before the gateway has caught up.
     if (added && k != kind::route && (t.wildcard || subscribed.count(name) != 0)) {
       it->second.baseline = true;
@@ -94,7 +94,7 @@ void session::first_request(kind k, const discovery::DeltaDiscoveryRequest& r) {
   for (const auto& name : subscribed) {
     auto& n = t.names[name];
     set_subscribed(t, n, true);
-    if (n.acked.empty()) n.must_answer = true;
+    if (n.acked == no_version) n.must_answer = true;
   }
   for (auto& [name, n] : t.names)
     if (covers(t, n)) weigh(k, name, n, 0);
@@ -116,9 +116,9 @@ void session::subscribe(kind k, const std::string& name) {
     if (k == kind::route) unasked_.erase(name);
   }
   const auto again = [&](const std::string& one, name_state& n) {
-    n.acked.clear();
+    n.acked = no_version;
     n.must_answer = true;
-    if (n.refused) n.refused->version.clear();
+    if (n.refused) n.refused->version = no_version;
     weigh(k, one, n, 0);
   };
   if (name == "*") {
@@ -148,22 +148,21 @@ void session::tick(std::int64_t now_ms) { update_state(now_ms); }
 
 // ---- what has to be sent ----
 
-std::string session::target_version(kind k, const std::string& name) const {
+version_t session::target_version(kind k, const std::string& name) const {
   const auto* e = catalogue_.find(class_, k, name);
-  return e ? e->what->version : std::string{};
+  return e ? e->what->version : no_version;
 }
 
 void session::weigh(kind k, const std::string& name, name_state& n, revision_t revision) {
-  static const std::string nowhere;
   auto& t = types_[index(k)];
   const auto* e = catalogue_.find(class_, k, name);
-  const auto& target = e ? e->what->version : nowhere;
+  const auto target = e ? e->what->version : no_version;
   const bool removal = k == kind::cluster && e == nullptr;
   if (e) set_partition(n, e->partition);
 
   // A route configuration goes when its last scope does: the gateway unsubscribes by itself.
-  const bool ignored = k == kind::route && target.empty() && !n.must_answer;
-  if (ignored) n.acked.clear();
+  const bool ignored = k == kind::route && target == no_version && !n.must_answer;
+  if (ignored) n.acked = no_version;
   if (n.in_flight) {
     if (target == n.sent && !n.must_answer) {
       n.pending_next = 0;
@@ -250,12 +249,12 @@ void session::drop_if_idle(kind k, const std::string& name) {
   auto& n = it->second;
   if (k == kind::route && !n.subscribed && !t.wildcard) {
     // Envoy drops what it unsubscribes from.
-    n.acked.clear();
+    n.acked = no_version;
     n.must_answer = false;
     if (!n.in_flight) unmark(t, name, n);
   }
-  if (n.in_flight || n.dirty || n.must_answer || n.pending != 0 || n.refused || !target_version(k, name).empty()) return;
-  if (!n.acked.empty() && k != kind::route) return;
+  if (n.in_flight || n.dirty || n.must_answer || n.pending != 0 || n.refused || target_version(k, name) != no_version) return;
+  if (n.acked != no_version && k != kind::route) return;
   if (n.subscribed) return;
   settle_baseline(n);
   if (k == kind::route) unasked_.erase(name);
@@ -307,7 +306,7 @@ void session::accepted(kind k, const std::string& name) {
   auto& n = it->second;
   n.in_flight = false;
   n.acked = n.sent;
-  n.sent.clear();
+  n.sent = no_version;
   forget_refusal(k, name, n);
   set_pending(n, n.pending_next);
   n.pending_next = 0;
@@ -320,7 +319,7 @@ void session::refuse(kind k, const std::string& name, const std::string& message
   auto& n = types_[index(k)].names[name];
   n.in_flight = false;
   const auto refused_version = n.sent;
-  n.sent.clear();
+  n.sent = no_version;
   refusal out{.type = k, .name = name, .partition = n.partition, .revision = n.pending,
               .message = message.substr(0, message_bytes_max), .at_ms = now_ms};
   if (const auto* e = catalogue_.find(class_, k, name)) {
@@ -329,8 +328,8 @@ void session::refuse(kind k, const std::string& name, const std::string& message
   }
   last_refusal_ = out;
   forget_refusal(k, name, n);
-  if (refused_version.empty()) {  // a removal: there is nothing to withhold
-    n.acked.clear();
+  if (refused_version == no_version) {  // a removal: there is nothing to withhold
+    n.acked = no_version;
     n.must_answer = false;
   } else {
     if (target_version(k, name) == refused_version) n.must_answer = false;
@@ -366,7 +365,7 @@ bool session::may_send_route(const std::string& name) const {
     const auto it = clusters.names.find(cluster);
     if (it == clusters.names.end()) return true;
     const auto& n = it->second;
-    return !n.acked.empty() || n.refused || (n.in_flight && !n.sent.empty());
+    return n.acked != no_version || n.refused || (n.in_flight && n.sent != no_version);
   });
 }
 
@@ -375,7 +374,7 @@ std::vector<std::string> session::take_batch(kind k, std::set<std::string>& from
   std::size_t bytes = 0;
   for (const auto& name : from) {
     const auto* e = catalogue_.find(class_, k, name);
-    const auto size = e ? e->what->bytes.size() : name.size();
+    const auto size = e ? e->what->size() : name.size();
     if (!out.empty() && (out.size() >= batch_names_max || bytes + size > batch_bytes_max)) break;
     bytes += size;
     out.push_back(name);
@@ -393,7 +392,7 @@ std::vector<std::string> session::take_routes(const type_state& t) const {
     const auto& n = t.names.find(name)->second;
     if (n.in_flight || (n.refused && !out.empty()) || !may_send_route(name)) continue;
     const auto* e = catalogue_.find(class_, kind::route, name);
-    bytes += e ? e->what->bytes.size() : name.size();
+    bytes += e ? e->what->size() : name.size();
     if (!out.empty() && bytes > batch_bytes_max) break;
     out.push_back(name);
     if (n.refused || out.size() >= most) break;
@@ -455,11 +454,11 @@ discovery::DeltaDiscoveryResponse session::respond(kind k, const std::vector<std
       n.sent = e->what->version;
       auto* resource = out.add_resources();
       resource->set_name(name);
-      resource->set_version(n.sent);
+      resource->set_version(text_of(n.sent));
       resource->mutable_resource()->set_type_url(out.type_url());
-      resource->mutable_resource()->set_value(e->what->bytes);
+      resource->mutable_resource()->set_value(e->what->bytes());
     } else {
-      n.sent.clear();
+      n.sent = no_version;
       out.add_removed_resources(name);
     }
     unmark(t, name, n);

@@ -38,10 +38,10 @@ struct refusal {
   std::int64_t at_ms = 0;  ///< the clock of whoever called
 };
 
-/// One name as it shall be, and as the gateway has acknowledged it. A version is empty for "not there".
+/// One name as it shall be, and as the gateway has acknowledged it.
 struct programmed_name {
   std::string name;
-  std::string intended, acknowledged;
+  version_t intended = no_version, acknowledged = no_version;
   bool under_way = false;  ///< sent, and not answered yet
   bool refused = false;    ///< and withheld since
 };
@@ -88,12 +88,12 @@ private:
   /// What a gateway does not take, until it changes.
   struct refused_as {
     refusal what;
-    std::string version;  ///< empty: it is tried all the same
+    version_t version = no_version;  ///< none: it is tried all the same
   };
-  /// One name of one type: there are as many as resources. Versions are empty for "not there".
+  /// One name of one type: there are as many as resources.
   struct name_state {
-    std::string acked;            ///< what the gateway runs
-    std::string sent;             ///< under way, if `in_flight`
+    version_t acked = no_version;  ///< what the gateway runs
+    version_t sent = no_version;   ///< under way, if `in_flight`
     revision_t pending = 0;       ///< the first revision that is not acknowledged; 0: all are
     revision_t pending_next = 0;  ///< the same for what changed after `sent` was sent
     std::unique_ptr<refused_as> refused;
@@ -124,7 +124,7 @@ private:
 
   static bool covers(const type_state& t, const name_state& n) { return t.known && (t.wildcard || n.subscribed); }
   static void set_subscribed(type_state& t, name_state& n, bool is);
-  std::string target_version(kind k, const std::string& name) const;
+  version_t target_version(kind k, const std::string& name) const;
   /// Decides anew whether `name` has to be sent.
   void weigh(kind k, const std::string& name, name_state& n, revision_t revision);
   static void mark(type_state& t, const std::string& name, name_state& n, bool removal);

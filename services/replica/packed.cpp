@@ -10,6 +10,10 @@
 #include <string>
 
 #include <google/protobuf/io/coded_stream.h>
+#include <lz4.h>
+
+#include "actors/core/conditions.hpp"
+#include "actors/core/time.hpp"
 
 namespace warren::replica {
 
@@ -126,6 +130,72 @@ shared_bytes::~shared_bytes() {
 
 std::string_view shared_bytes::view() const {
   return at_ == nullptr ? std::string_view{} : std::string_view{at_->bytes(), at_->size};
+}
+
+// ---- what texts have in common ----
+
+/// A stream that has read the sample and nothing else: each text begins with a copy of it.
+struct dictionary::prepared {
+  LZ4_stream_t stream;
+};
+
+dictionary::dictionary(std::string sample) : sample_{std::move(sample)}, prepared_{[this] {
+      auto out = std::make_unique<prepared>();
+      LZ4_initStream(&out->stream, sizeof out->stream);
+      LZ4_loadDict(&out->stream, sample_.data(), static_cast<int>(sample_.size()));
+      return out;
+    }()} {}
+
+dictionary::~dictionary() = default;
+
+shared_bytes dictionary::pack(std::string_view text) const {
+  if (text.size() > LZ4_MAX_INPUT_SIZE) throw std::length_error{"packed: a text beyond 2 GB"};
+  thread_local std::string packed;
+  const auto size = static_cast<std::uint32_t>(text.size());
+  packed.resize(sizeof size + static_cast<std::size_t>(LZ4_compressBound(static_cast<int>(size))));
+  std::memcpy(packed.data(), &size, sizeof size);
+  auto stream = prepared_->stream;
+  const auto written = LZ4_compress_fast_continue(&stream, text.data(), packed.data() + sizeof size, static_cast<int>(size),
+                                                  static_cast<int>(packed.size() - sizeof size), 1);
+  return shared_bytes{std::string_view{packed}.substr(0, sizeof size + static_cast<std::size_t>(written))};
+}
+
+std::size_t dictionary::size_of(const shared_bytes& packed) {
+  std::uint32_t size = 0;
+  if (packed) std::memcpy(&size, packed.view().data(), sizeof size);
+  return size;
+}
+
+std::string_view dictionary::unpack(const shared_bytes& packed) const {
+  thread_local std::string text;
+  text.resize(size_of(packed));
+  if (text.empty()) return {};
+  const auto from = packed.view().substr(sizeof(std::uint32_t));
+  const auto read = LZ4_decompress_safe_usingDict(from.data(), text.data(), static_cast<int>(from.size()), static_cast<int>(text.size()),
+                                                  sample_.data(), static_cast<int>(sample_.size()));
+  if (read != static_cast<int>(text.size())) throw std::logic_error{"packed: a text of another dictionary"};
+  return text;
+}
+
+const dictionary& tunnel_rows() {
+  static const dictionary all{[] {
+    v1::TunnelRow row;
+    constexpr std::int64_t at_ms = 1'767'225'600'123;
+    row.set_project("default");
+    row.set_name("home");
+    row.add_hostnames("home.example.com");
+    auto* rule = row.add_rules();
+    rule->set_path_prefix("/");
+    rule->set_connector("home");
+    rule->set_target("http://127.0.0.1:8080");
+    row.set_gateway_class("default");
+    *row.mutable_created_at() = timestamp_from_ms(at_ms);
+    *row.mutable_updated_at() = row.created_at();
+    set_condition(*row.mutable_conditions(), "Accepted", status_true, "Accepted", "The tunnel is valid and its host names are claimed.", 1, at_ms);
+    set_condition(*row.mutable_conditions(), "Programmed", status_true, "Programmed", "1/1 gateways, revision 4294967296", 1, at_ms);
+    return row.SerializeAsString();
+  }()};
+  return all;
 }
 
 // ---- conditions ----

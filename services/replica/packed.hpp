@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -50,6 +51,29 @@ private:
   block* at_ = nullptr;
 };
 
+/// What texts of one kind have in common, known beforehand: of each only the rest is kept (LZ4 with a dictionary).
+/// Thread-safe. Outlives what it has packed.
+class dictionary {
+public:
+  /// Such a text, or several behind each other; the last 64 KiB count.
+  explicit dictionary(std::string sample);
+  ~dictionary();
+  dictionary(const dictionary&) = delete;
+  dictionary& operator=(const dictionary&) = delete;
+
+  /// Errors: std::length_error beyond 2 GB.
+  shared_bytes pack(std::string_view text) const;
+  /// Of one that it has packed; it stays as it is until the thread's next call. Of none: nothing.
+  std::string_view unpack(const shared_bytes& packed) const;
+  /// How long the text is.
+  static std::size_t size_of(const shared_bytes& packed);
+
+private:
+  struct prepared;
+  const std::string sample_;
+  const std::unique_ptr<const prepared> prepared_;
+};
+
 /// A row as its bytes.
 template <class T> class packed_row {
 public:
@@ -61,17 +85,23 @@ public:
   /// Parsed for the caller; nullptr: there is none.
   row_ptr<T> unpack() const {
     if (!bytes_) return nullptr;
+    const auto bytes = content();
     auto row = std::make_shared<T>();
-    const auto packed = bytes_.view();
-    row->ParseFromArray(packed.data(), static_cast<int>(packed.size()));
+    row->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
     return row;
   }
   /// Whether it is worth unpacking for whoever looks for a row with this text in it.
-  bool holds(std::string_view text) const { return bytes_.view().find(text) != std::string_view::npos; }
+  bool holds(std::string_view text) const { return content().find(text) != std::string_view::npos; }
 
 private:
+  std::string_view content() const { return bytes_.view(); }
   shared_bytes bytes_;
 };
+
+/// The conditions of a tunnel say much that those of every other say too.
+const dictionary& tunnel_rows();
+template <> inline packed_row<v1::TunnelRow>::packed_row(const v1::TunnelRow& row) : bytes_{tunnel_rows().pack(row.SerializeAsString())} {}
+template <> inline std::string_view packed_row<v1::TunnelRow>::content() const { return tunnel_rows().unpack(bytes_); }
 
 /// With what is asked of all of a connector's at once.
 struct packed_attachment : packed_row<v1::AttachmentRow> {

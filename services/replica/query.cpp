@@ -380,15 +380,20 @@ list_page<Item> list(std::string_view kind, const std::vector<field<Item>>& fiel
   if (!by_key) keep_first();
   const bool more = found.size() > size;
   if (more) found.erase(found.begin() + static_cast<std::ptrdiff_t>(size), found.end());
-  if (more) {
+  std::vector<sort_key> keys;
+  for (auto& e : found) {
+    keys.push_back(std::move(e.key));
+    out.items.push_back(std::move(e.item));
+  }
+  out.token_after = [digest, keys = std::move(keys)](std::size_t n) {
     std::string bytes;
     put_text(bytes, digest);
-    put_text(bytes, found.back().key.key.first);
-    put_text(bytes, found.back().key.key.second);
-    for (const auto& v : found.back().key.values) put_text(bytes, encode(v));
-    out.next_page_token = base64url(bytes);
-  }
-  for (auto& e : found) out.items.push_back(std::move(e.item));
+    put_text(bytes, keys.at(n).key.first);
+    put_text(bytes, keys.at(n).key.second);
+    for (const auto& v : keys.at(n).values) put_text(bytes, encode(v));
+    return base64url(bytes);
+  };
+  if (more) out.next_page_token = out.token_after(size - 1);
   return out;
 }
 
@@ -563,7 +568,10 @@ list_page<tunnel_item> list_tunnels(const tables& t, const list_request& r) {
       return take(each.first, listed_tunnel{each.second, d == t.derived.end() ? nullptr : &d->second.status});
     });
   });
-  list_page<tunnel_item> out{.error = std::move(listed.error), .items = {}, .next_page_token = std::move(listed.next_page_token)};
+  list_page<tunnel_item> out{.error = std::move(listed.error),
+                             .items = {},
+                             .next_page_token = std::move(listed.next_page_token),
+                             .token_after = std::move(listed.token_after)};
   for (const auto& each : listed.items) out.items.push_back({each.row(), each.conditions()});
   return out;
 }

@@ -8,6 +8,8 @@
 // that an element is equal, `!=` that none is. Conditions are "True", "False" or "Unknown", in any case.
 #pragma once
 
+#include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,6 +33,8 @@ template <class Item> struct list_page {
   std::optional<violation> error;
   std::vector<Item> items;
   std::string next_page_token;  ///< empty: that was all
+  /// The token of a page that ends with items[n], for whoever can show no more of them than that; empty on an error.
+  std::function<std::string(std::size_t n)> token_after;
 };
 
 struct tunnel_item {

@@ -98,7 +98,7 @@ struct fixture {
     const auto* e = rows.find(gateway_class, kind::cluster, name);
     REQUIRE(e != nullptr);
     envoy::config::cluster::v3::Cluster out;
-    REQUIRE(out.ParseFromString(e->what->bytes));
+    REQUIRE(out.ParseFromString(e->what->bytes()));
     return out;
   }
 };
@@ -127,7 +127,7 @@ TEST_CASE("a class with a tunnel gateway has a cluster for each rule, and none o
   CHECK(said.at("endpoint_id").string_value() == std::string(64, 'a'));
 
   envoy::config::route::v3::RouteConfiguration route;
-  REQUIRE(route.ParseFromString(f.rows.find("far", kind::route, "tunnel/p/t")->what->bytes));
+  REQUIRE(route.ParseFromString(f.rows.find("far", kind::route, "tunnel/p/t")->what->bytes()));
   for (const auto& r : route.virtual_hosts(0).routes())
     CHECK((r.route().cluster() == "rule/p/t/0" || r.route().cluster() == "rule/p/t/1"));
 }
@@ -170,7 +170,7 @@ TEST_CASE("a target or key that cannot be passed on makes no cluster, and a 503 
   f.put_connector("c", true, '\n');
   CHECK(f.commit() == lines{"all cds -connector/p/c", "far cds -rule/p/t/0", "far rds +tunnel/p/t"});
   envoy::config::route::v3::RouteConfiguration route;
-  REQUIRE(route.ParseFromString(f.rows.find("far", kind::route, "tunnel/p/t")->what->bytes));
+  REQUIRE(route.ParseFromString(f.rows.find("far", kind::route, "tunnel/p/t")->what->bytes()));
   for (const auto& r : route.virtual_hosts(0).routes()) CHECK(r.direct_response().status() == 503);
 }
 

@@ -48,7 +48,7 @@ route::VirtualHost host_of(std::vector<tunnel::rule_plan> rules, bool has_cluste
                                           [&](const std::string&) { return has_cluster; }, {});
   REQUIRE(got);
   route::RouteConfiguration config;
-  REQUIRE(config.ParseFromString(got->bytes));
+  REQUIRE(config.ParseFromString(got->bytes()));
   CHECK(config.name() == "tunnel/p/t");
   return config.virtual_hosts(0);
 }

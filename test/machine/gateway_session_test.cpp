@@ -520,7 +520,7 @@ TEST_CASE("a gateway that returns is sent what differs, and nothing else") {
   for (auto k : {kind::cluster, kind::listener, kind::scope, kind::route}) {
     auto r = f.request(k);
     for (const auto& [name, e] : f.rows.entries("default", k)) {
-      (*r.mutable_initial_resource_versions())[name] = name == "tunnel/p/u" ? "older" : e.what->version;
+      (*r.mutable_initial_resource_versions())[name] = name == "tunnel/p/u" ? "older" : gateway::text_of(e.what->version);
       if (k == kind::route) r.add_resource_names_subscribe(std::string{name});
     }
     if (k == kind::cluster) (*r.mutable_initial_resource_versions())["connector/p/gone"] = "1";

@@ -204,8 +204,8 @@ TEST_CASE("what a tunnel costs in memory is bounded, owner by owner") {
   INFO(fmt::format("bytes for each tunnel: replica {:.0f}, catalogue {:.0f}, each gateway {:.0f}; and once deleted {:.0f}", of_replica,
                    of_catalogue, of_session, of_deleted));
   CHECK(of_replica > 300);  // else nothing was counted
-  CHECK(of_replica < 1'800);
-  CHECK(of_catalogue < 1'900);
-  CHECK(of_session < 500);
+  CHECK(of_replica < 1'650);
+  CHECK(of_catalogue < 1'100);
+  CHECK(of_session < 400);
   CHECK(of_deleted < 1'000);
 }
