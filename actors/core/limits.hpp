@@ -118,6 +118,7 @@ inline constexpr auto store_answer_max = 30s;           // its promise for whate
 inline constexpr auto passivate_after = 60s;            // an entity with nothing owed and nobody asking
 inline constexpr auto tunnel_passivate_after = 5s;      // of which there are most: awake it is 5 kB, and to wake it is one read
 inline constexpr std::size_t entity_pending_commands_max = 64;
+inline constexpr int command_repetitions_max = 64;      // of a command that waits: one a second, for as long as a caller does
 inline constexpr std::size_t activate_batch = 500;      // rows per bulk load
 
 // ---- scheduling ----
@@ -131,6 +132,8 @@ inline constexpr int news_lines_per_second = 10;        // of agents that come a
 inline constexpr auto data_age_shown = 3s;              // of a read: three repeats of the revision have not come
 inline constexpr int page_size_default = 100;
 inline constexpr int page_size_max = 1000;
+inline constexpr std::size_t page_bytes_max = 3 * 1024 * 1024;  // of a page's items, on the wire: gRPC's clients take 4 MiB
+                                                                // unless told otherwise, its token and framing included
 inline constexpr std::size_t watches_max = 1000;        // per instance
 inline constexpr std::size_t watch_queue_max = 10'000;  // events per watcher; beyond: closed, to be resumed
 

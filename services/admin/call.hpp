@@ -206,6 +206,41 @@ grpc::ServerUnaryReactor* read(context& shared, grpc::CallbackServerContext& of,
   return c.reactor();
 }
 
+/// How much of a page an answer still takes.
+class page_room {
+public:
+  /// False: `item` begins the next page. The first one always fits.
+  bool takes(const google::protobuf::Message& item) {
+    const auto bytes = item.ByteSizeLong() + frame_bytes;
+    if (used_ > 0 && used_ + bytes > limits::page_bytes_max) {
+      full_ = true;
+      return false;
+    }
+    used_ += bytes;
+    return true;
+  }
+  /// It ends here, whatever else there may be.
+  bool full() const { return full_ || used_ > limits::page_bytes_max; }
+
+private:
+  static constexpr std::size_t frame_bytes = 6;  // of an item in a message: tag, and a length below 2^35
+  std::size_t used_ = 0;
+  bool full_ = false;
+};
+
+/// A page of the replica's list into the answer, or as much of it as that takes. `to` is the answer's repeated field;
+/// `show(item)` is what it shows of one.
+template <class Response, class Resource, class Page, class Show>
+void put_page(Response& a, google::protobuf::RepeatedPtrField<Resource>& to, const Page& page, Show show) {
+  page_room room;
+  for (std::size_t i = 0; i < page.items.size(); ++i) {
+    Resource shown = show(page.items[i]);
+    if (!room.takes(shown)) return a.set_next_page_token(page.token_after(i - 1));
+    *to.Add() = std::move(shown);
+  }
+  a.set_next_page_token(page.next_page_token);
+}
+
 /// The part that all List requests share.
 template <class Request>
 replica::list_request list_request_of(const Request& q, std::string project, std::vector<violation>& out) {

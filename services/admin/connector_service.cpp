@@ -121,8 +121,7 @@ unary* connector_service::ListConnectors(rpc* of, const api::ListConnectorsReque
       [&](const replica::tables& tables) {
         auto page = replica::list_connectors(tables, wanted);
         if (page.error) return invalid_status({*page.error});
-        for (const auto& item : page.items) *a->add_connectors() = to_api(*item);
-        a->set_next_page_token(page.next_page_token);
+        put_page(*a, *a->mutable_connectors(), page, [](const auto& item) { return to_api(*item); });
         return grpc::Status::OK;
       });
 }

@@ -130,13 +130,15 @@ unary* operations_service::ListInstances(rpc* of, const api::ListInstancesReques
     if (!placement.error.empty()) return unknown(placement.error);
     std::sort(placement.instances.begin(), placement.instances.end(),
               [](const auto& x, const auto& y) { return x.id < y.id; });
+    page_room room;
     for (const auto& each : placement.instances) {
       if (each.id <= after) continue;
-      if (a->instances_size() == size) {
-        a->set_next_page_token(a->instances(size - 1).name().substr(instances.size()));
+      auto shown = to_api(each, placement, shared_.config.self);
+      if (a->instances_size() == size || !room.takes(shown)) {
+        a->set_next_page_token(a->instances().rbegin()->name().substr(instances.size()));
         break;
       }
-      *a->add_instances() = to_api(each, placement, shared_.config.self);
+      *a->add_instances() = std::move(shown);
     }
     return grpc::Status::OK;
   });
@@ -196,10 +198,11 @@ unary* operations_service::ListPartitions(rpc* of, const api::ListPartitionsRequ
   return at_once(shared_, *of, [&](auto& out) {
     const auto size = page_size(q->page_size(), out);
     const auto after = after_of(q->page_token(), out);
+    page_room room;
     for (auto& [id, each] : all_partitions(shared_, placement_of(shared_, *of))) {
       if (id <= after) continue;
-      if (a->partitions_size() == size) {
-        a->set_next_page_token(a->partitions(size - 1).name().substr(partitions.size()));
+      if (a->partitions_size() == size || !room.takes(each)) {
+        a->set_next_page_token(a->partitions().rbegin()->name().substr(partitions.size()));
         break;
       }
       *a->add_partitions() = std::move(each);
@@ -251,8 +254,9 @@ unary* operations_service::ListAuditEvents(rpc* of, const api::ListAuditEventsRe
     if (first->over.exchange(true)) return;
     std::exchange(first->patience, nullptr)->Cancel();
     if (!page.error.empty()) return c->finish(error_status(errc::unavailable, "the database is away: " + page.error));
+    page_room room;
     for (auto& from : page.events) {
-      auto& to = *a->add_events();
+      api::AuditEvent to;
       to.set_id(from.id);
       *to.mutable_time() = timestamp_from_ms(from.at_ms);
       to.set_project(std::move(from.project));
@@ -263,8 +267,10 @@ unary* operations_service::ListAuditEvents(rpc* of, const api::ListAuditEventsRe
       to.set_request_id(std::move(from.request_id));
       to.set_before(std::move(from.before_json));
       to.set_after(std::move(from.after_json));
+      if (!room.takes(to)) break;
+      *a->add_events() = std::move(to);
     }
-    if (a->events_size() >= limit) a->set_next_page_token(std::to_string(a->events(a->events_size() - 1).id()));
+    if (a->events_size() >= limit || room.full()) a->set_next_page_token(std::to_string(a->events(a->events_size() - 1).id()));
     c->finish(grpc::Status::OK);
   });
   return c->reactor();

@@ -28,9 +28,10 @@ unary* get(context& shared, rpc& of, const std::string& full_name, std::string_v
       });
 }
 
-/// A page of them. `query` is the replica's list of that kind; `add(tables, row)` puts one into the answer.
-template <class Request, class Response, class Query, class Add>
-unary* list(context& shared, rpc& of, const Request& q, Response& a, Query query, Add add) {
+/// A page of them. `query` is the replica's list of that kind, `to` the answer's field; `show(tables, item)` is what it
+/// shows of one.
+template <class Request, class Response, class Resources, class Query, class Show>
+unary* list(context& shared, rpc& of, const Request& q, Response& a, Resources& to, Query query, Show show) {
   replica::list_request wanted;
   return read(
       shared, of,
@@ -41,8 +42,7 @@ unary* list(context& shared, rpc& of, const Request& q, Response& a, Query query
       [&](const replica::tables& tables) {
         auto page = query(tables, wanted);
         if (page.error) return invalid_status({*page.error});
-        for (const auto& item : page.items) add(tables, item);
-        a.set_next_page_token(page.next_page_token);
+        put_page(a, to, page, [&](const auto& item) { return show(tables, item); });
         return grpc::Status::OK;
       });
 }
@@ -131,9 +131,8 @@ unary* gateway_service::GetGateway(rpc* of, const api::GetGatewayRequest* q, api
              });
 }
 unary* gateway_service::ListGateways(rpc* of, const api::ListGatewaysRequest* q, api::ListGatewaysResponse* a) {
-  return list(shared_, *of, *q, *a, replica::list_gateways, [a](const auto& tables, const replica::gateway_item& item) {
-    *a->add_gateways() = to_api(*item.row, tables, false);
-  });
+  return list(shared_, *of, *q, *a, *a->mutable_gateways(), replica::list_gateways,
+              [](const auto& tables, const replica::gateway_item& item) { return to_api(*item.row, tables, false); });
 }
 grpc::ServerWriteReactor<api::WatchGatewaysResponse>* gateway_service::WatchGateways(
     rpc* of, const api::WatchGatewaysRequest* q) {
@@ -174,8 +173,8 @@ unary* class_service::GetConnectorClass(rpc* of, const api::GetConnectorClassReq
 }
 unary* class_service::ListConnectorClasses(rpc* of, const api::ListConnectorClassesRequest* q,
                                            api::ListConnectorClassesResponse* a) {
-  return list(shared_, *of, *q, *a, replica::list_connector_classes,
-              [a](const auto&, const replica::connector_class_item& row) { *a->add_connector_classes() = to_api(*row); });
+  return list(shared_, *of, *q, *a, *a->mutable_connector_classes(), replica::list_connector_classes,
+              [](const auto&, const replica::connector_class_item& row) { return to_api(*row); });
 }
 
 // ---- gateway classes ----
@@ -198,8 +197,8 @@ unary* class_service::GetGatewayClass(rpc* of, const api::GetGatewayClassRequest
 }
 unary* class_service::ListGatewayClasses(rpc* of, const api::ListGatewayClassesRequest* q,
                                          api::ListGatewayClassesResponse* a) {
-  return list(shared_, *of, *q, *a, replica::list_gateway_classes,
-              [a](const auto&, const replica::gateway_class_item& row) { *a->add_gateway_classes() = to_api(*row); });
+  return list(shared_, *of, *q, *a, *a->mutable_gateway_classes(), replica::list_gateway_classes,
+              [](const auto&, const replica::gateway_class_item& row) { return to_api(*row); });
 }
 
 }  // namespace warren::admin

@@ -44,7 +44,7 @@ struct placement_info {
 struct audit_query {
   std::string project;                               ///< empty: all
   std::int64_t before_id = 0;                        ///< only older ones; 0: from the newest
-  int limit = limits::page_size_default;             ///< the newest so many
+  int limit = limits::page_size_default;             ///< the newest so many, or as many as pass page_bytes_max
 };
 struct audit_event {
   std::int64_t id = 0, at_ms = 0;

@@ -105,8 +105,7 @@ unary* tunnel_service::ListTunnels(rpc* of, const api::ListTunnelsRequest* q, ap
       [&](const replica::tables& tables) {
         auto page = replica::list_tunnels(tables, wanted);
         if (page.error) return invalid_status({*page.error});
-        for (const auto& item : page.items) *a->add_tunnels() = to_api(*item.row, &*item.conditions);
-        a->set_next_page_token(page.next_page_token);
+        put_page(*a, *a->mutable_tunnels(), page, [](const auto& item) { return to_api(*item.row, &*item.conditions); });
         return grpc::Status::OK;
       });
 }

@@ -232,9 +232,13 @@ const std::vector<std::pair<std::string, std::string>>& statements() {
       SELECT digest, encode(response, 'hex') FROM admin_request
       WHERE project = $1 AND method = $2 AND request_id = $3)");
     out.emplace_back("list_audit", R"(
-      SELECT id, (extract(epoch FROM at) * 1000)::bigint, project, method, resource, principal, remote, request_id,
-             coalesce(before::text, ''), coalesce(after::text, '')
-      FROM audit_event WHERE ($1 = '' OR project = $1) AND id < $2 ORDER BY id DESC LIMIT $3)");
+      SELECT id, ms, project, method, resource, principal, remote, request_id, before, after FROM (
+        SELECT *, sum(octet_length(before) + octet_length(after))
+                    OVER (ORDER BY id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS newer_bytes
+        FROM (SELECT id, (extract(epoch FROM at) * 1000)::bigint AS ms, project, method, resource, principal, remote,
+                     request_id, coalesce(before::text, '') AS before, coalesce(after::text, '') AS after
+              FROM audit_event WHERE ($1 = '' OR project = $1) AND id < $2 ORDER BY id DESC LIMIT $3) AS newest) AS page
+      WHERE coalesce(newer_bytes, 0) <= $4::bigint ORDER BY id DESC)");
     out.emplace_back("next_gateway_stream", "SELECT nextval('gateway_stream')");
 
     // ---- forgetting ----

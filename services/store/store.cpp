@@ -486,7 +486,8 @@ void store::list_audit(std::string project, std::int64_t before_id, int limit,
   impl_->read(owned(std::move(unpack)), [project = std::move(project), before_id, limit](session& s) {
     page p;
     snapshot tx{s.conn};
-    for (const auto& row : tx.exec_prepared("list_audit", project, before_id > 0 ? before_id : audit_newest, limit))
+    for (const auto& row : tx.exec_prepared("list_audit", project, before_id > 0 ? before_id : audit_newest, limit,
+                                           static_cast<std::int64_t>(limits::page_bytes_max)))
       p.events.push_back({.id = row[0].as<std::int64_t>(),
                           .at_ms = row[1].as<std::int64_t>(),
                           .project = row[2].as<std::string>(),

@@ -65,7 +65,8 @@ public:
   void adopt(adopt_rivals what, std::function<void(loaded)> then);
   void fetch(fetch_changes what, std::function<void(changes)> then);
 
-  /// Newest first: events with an id below `before_id` (0: from the newest), of `project` (empty: of all).
+  /// Newest first: events with an id below `before_id` (0: from the newest), of `project` (empty: of all). No more after
+  /// the one with which what was before and after comes to more than page_bytes_max.
   /// An error text instead when the database is away.
   void list_audit(std::string project, std::int64_t before_id, int limit,
                   std::function<void(std::string error, std::vector<audit_event>)> then);

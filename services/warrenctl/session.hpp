@@ -132,7 +132,7 @@ public:
     return all;
   }
 
-  /// All pages as one list. `items(response)` is the mutable repeated field.
+  /// All pages as one list, of `most` at the most (0: however many). `items(response)` is the mutable repeated field.
   template <class Service, class Request, class Response, class Items>
   void list(grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*), Request request,
             Items items, int most = 0) {
@@ -143,6 +143,7 @@ public:
       if (page.next_page_token().empty() || (most > 0 && items(all)->size() >= most)) break;
       request.set_page_token(page.next_page_token());
     }
+    if (most > 0 && items(all)->size() > most) items(all)->DeleteSubrange(most, items(all)->size() - most);
     using Resource = std::remove_cvref_t<decltype(*items(all)->begin())>;
     switch (out_format) {
       case format::json: return show_all(all, *items(all), [](const Response& r) { return to_json(r, false); });

@@ -1,5 +1,7 @@
 // test/integration/admin_limits_test.cpp -- what one caller can cost the others: too many calls, too many watches, a
 // watcher that does not read, callers that go away, owners that do.
+#include <fmt/format.h>
+
 #include "services/admin/status.hpp"
 #include "test/integration/admin_fixture.hpp"
 #include "test/support/process.hpp"
@@ -294,6 +296,93 @@ TEST_CASE("a request that is too large is refused before anybody looks at it") {
   api::Tunnel a;
   CHECK(stub->CreateTunnel(&context, q, &a).error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
   CHECK(f.create("t").code == 0);
+}
+
+TEST_CASE("a page ends before it is more than clients take, and the next one goes on there") {
+  constexpr int many = 250;
+  constexpr auto kib = 1024;
+  constexpr std::size_t client_takes = 4 * kib * kib;  // gRPC's default, which this test's clients have
+  fixture f{[](auto& c) {
+    // An audit trail of events with 60 KiB each, as of the largest tunnels that there can be.
+    c.audit = [](admin::audit_query q, auto then) {
+      admin::audit_page page;
+      for (auto id = q.before_id == 0 ? many : q.before_id - 1; id > 0 && std::ssize(page.events) < q.limit; --id)
+        page.events.push_back({id, 1'900'000'000'000, "p", "local", "here", "UpdateTunnel", "projects/p/tunnels/t", "r",
+                               std::string(30 * kib, 'b'), std::string(30 * kib, 'a')});
+      then(std::move(page));
+    };
+  }};
+  const auto in_time = [](grpc::ClientContext& context) { context.set_deadline(std::chrono::system_clock::now() + patience); };
+  const auto padded = [](int i, char with) { return fmt::format("{}{:03}", std::string(57, with), i); };
+  auto stub = api::TunnelService::NewStub(f.channel());
+  for (int i = 0; i < many; ++i) {
+    grpc::ClientContext context;
+    in_time(context);
+    api::CreateTunnelRequest q;
+    q.set_parent("projects/p");
+    q.set_tunnel_id(fmt::format("t{:03}", i));
+    for (int j = 0; j < 16; ++j)
+      q.mutable_tunnel()->add_hostnames(fmt::format("{}.{}.{}.test", padded(i, 'h'), padded(j, 'n'), padded(0, 'x')));
+    for (int j = 0; j < 16; ++j) {
+      auto& rule = *q.mutable_tunnel()->add_rules();
+      rule.set_path_prefix(fmt::format("/{}{}", std::string(1020, 'p'), j));
+      rule.set_connector("c");
+      rule.set_target("http://localhost");
+    }
+    api::Tunnel a;
+    const auto status = stub->CreateTunnel(&context, q, &a);
+    INFO(status.error_message());
+    REQUIRE(status.ok());
+  }
+  for (const auto* order : {"", "name desc", "create_time"}) {
+    CAPTURE(order);
+    api::ListTunnelsRequest q;
+    q.set_parent("projects/-");
+    q.set_page_size(1000);
+    q.set_order_by(order);
+    std::set<std::string> seen;
+    int pages = 0;
+    for (;; ++pages) {
+      grpc::ClientContext context;
+      in_time(context);
+      api::ListTunnelsResponse a;
+      const auto status = stub->ListTunnels(&context, q, &a);
+      INFO(status.error_message());
+      REQUIRE(status.ok());
+      REQUIRE(a.tunnels_size() > 0);
+      CHECK(a.ByteSizeLong() < client_takes);
+      for (const auto& t : a.tunnels()) CHECK(seen.insert(t.name()).second);
+      if (a.next_page_token().empty()) break;
+      CHECK(a.ByteSizeLong() > client_takes / 2);  // as many as fit
+      q.set_page_token(a.next_page_token());
+    }
+    CHECK(seen.size() == many);
+    CHECK(pages > 0);
+  }
+  auto trail = api::OperationsService::NewStub(f.channel());
+  api::ListAuditEventsRequest q;
+  q.set_page_size(150);
+  std::int64_t expected = many;
+  for (int pages = 0; expected > 0; ++pages) {
+    REQUIRE(pages < many);
+    grpc::ClientContext context;
+    in_time(context);
+    api::ListAuditEventsResponse a;
+    const auto status = trail->ListAuditEvents(&context, q, &a);
+    INFO(status.error_message());
+    REQUIRE(status.ok());
+    CHECK(a.ByteSizeLong() < client_takes);
+    for (const auto& e : a.events()) CHECK(e.id() == expected--);
+    CHECK(a.next_page_token().empty() == (expected == 0));
+    q.set_page_token(a.next_page_token());
+  }
+  CHECK(expected == 0);
+  // warrenctl shows all of it, and no more than it is asked for.
+  const auto listed = f.ctl({"tunnel", "list", "-o", "name"});
+  CHECK(std::count(listed.out.begin(), listed.out.end(), '\n') == many);
+  const auto newest = f.ctl({"audit", "list", "--limit", "130", "-o", "name"});
+  CHECK(std::count(newest.out.begin(), newest.out.end(), '\n') == 130);
+  CHECK(newest.out.starts_with(fmt::format("{}\n{}\n", many, many - 1)));
 }
 
 TEST_CASE("however much is wrong with a request, the answer fits into what clients take") {

@@ -714,6 +714,34 @@ TEST_CASE("a deletion under another etag is refused and changes nothing") {
   CHECK(i.stored() == before);
 }
 
+TEST_CASE("the audit trail's pages end by what is in them, and none is left out") {
+  if (!can_run()) return;
+  installation i;
+  constexpr int many = 120;
+  i.s.sql(fmt::format("INSERT INTO audit_event (project, method, resource, principal, remote, request_id, before, after) "
+                      "SELECT 'fields', 'UpdateTunnel', 'r' || n, 'me', 'here', '', jsonb_build_object('x', repeat('b', 30000)), "
+                      "jsonb_build_object('x', repeat('a', 30000)) FROM generate_series(1, {}) n", many));
+  std::vector<std::string> seen;
+  api::ListAuditEventsRequest q;
+  q.set_project("fields");
+  int pages = 0;
+  do {
+    api::ListAuditEventsResponse a;
+    q.set_page_size(pages == 0 ? 10 : 1000);  // what is asked for, and what fits
+    const auto status = call(*i.operations, &operations::ListAuditEvents, q, &a);
+    INFO(status.error_message());
+    REQUIRE(status.ok());
+    REQUIRE(a.events_size() > 0);
+    if (pages == 0) CHECK(a.events_size() == 10);
+    for (const auto& e : a.events()) seen.push_back(e.resource());
+    q.set_page_token(a.next_page_token());
+    ++pages;
+  } while (!q.page_token().empty());
+  REQUIRE(seen.size() == many);
+  for (int n = 0; n < many; ++n) CHECK(seen[static_cast<std::size_t>(n)] == fmt::format("r{}", many - n));
+  CHECK(pages == 4);  // 110 of them are 6.6 MB
+}
+
 TEST_CASE("the audit trail says what was before and after, without numbers that are not known yet") {
   if (!can_run()) return;
   installation i;

@@ -422,6 +422,28 @@ TEST_CASE("lists filter, order and page") {
   }
 }
 
+TEST_CASE("a page that is shown in part goes on where it was left") {
+  world w;
+  std::vector<v1::Row> all;
+  for (const auto* name : {"a", "b", "c", "d", "e", "f", "g"}) all.push_back(rows::row(rows::tunnel("p", name, "edge", 2)));
+  w.load(2, all);
+  for (const std::string order : {"", "name desc", "programmed, name"}) {
+    CAPTURE(order);
+    list_request r{.project = "p", .order_by = order, .page_size = 4};
+    std::string told;
+    for (int pages = 0; pages < 20; ++pages) {
+      const auto page = w.v.read([&](const tables& t) { return list_tunnels(t, r); });
+      REQUIRE_FALSE(page.error);
+      const auto shown = std::min<std::size_t>(page.items.size(), 2);
+      for (std::size_t i = 0; i < shown; ++i) told += page.items[i].row->name();
+      if (page.items.size() == 4) CHECK(page.next_page_token == page.token_after(3));
+      if (shown == page.items.size() && page.next_page_token.empty()) break;
+      r.page_token = page.token_after(shown - 1);
+    }
+    CHECK(told == (order == "name desc" ? "gfedcba" : "abcdefg"));
+  }
+}
+
 TEST_CASE("a list says what is wrong with it") {
   world w;
   for (int i = 0; i < 3; ++i) w.hint(2 + i, live("t" + std::to_string(i), 2 + i));
