@@ -278,8 +278,9 @@ template <class Traits, class Self> void reload(Self* self, bool conflict, bool 
 }
 
 template <class Traits, class Self> void carry_out(Self* self, typename Traits::transition t) {
-  if (!t.save) return finish<Traits>(self, std::move(t), nullptr);
   auto& s = self->state;
+  if (t.expired > 0) s.ctx.count->add("warren_bus_dropped_total", "expired", t.expired);
+  if (!t.save) return finish<Traits>(self, std::move(t), nullptr);
   t.save->partition = s.ctx.id;
   t.save->epoch = s.ctx.epoch;
   auto request = *t.save;
@@ -316,7 +317,7 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
             } else if (auto* replayed = std::get_if<save_replayed>(&result)) {
               st.machine = t.fall_back();
               concluded(self, step_outcome::replayed, nullptr);
-              if (!t.replies.empty()) reply_to(st, t.replies.front().ticket, std::move(replayed->reply));
+              for (const auto& a : t.replies) reply_to(st, a.ticket, replayed->reply);  // what is left is the save's
               handle<Traits>(self, Traits::on_failed("replayed", "", ""));
             } else {
               st.machine = t.fall_back();

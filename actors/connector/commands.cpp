@@ -114,7 +114,7 @@ void save_command(transition& t, row_write::op what, v1::ConnectorRow row, momen
     if (exists(s) && s.row().class_() != row.class_()) after.set_addressing_changed(true);
     *after.mutable_row() = std::move(row);
   }
-  t.replies.push_back({p.ticket(), {}});
+  owe_answer(t, p, {});
   begin_save(t, std::move(save), std::move(after), "command");
 }
 

@@ -123,11 +123,13 @@ void hear_failed(transition& t, const event& e, moment now) {
     return;
   }
   while (!s.known() && s.pending_size() > 0) {  // nobody can say when it will be read: callers try again
-    t.replies.push_back({s.pending(0).ticket(), error_reply(errc::unavailable, "", f.message())});
+    owe_answer(t, s.pending(0), error_reply(errc::unavailable, "", f.message()));
     drop_first_pending(s);
   }
   if (for_command) {
-    refuse_first_pending(t, f);
+    refuse_pending(t, f);
+    // A refusal is its caller's alone: whoever waits behind it has nothing to do with it, and the store is there.
+    if (code != errc::unavailable) return forget_retries(s);
   } else if (code != errc::unavailable && s.saving() == "status" && s.wishes_size() > 0) {
     // One of them will not be stored, whatever is tried (its tunnel has gone): its tunnel asks again if it has to.
     s.mutable_wishes()->erase(s.wishes().begin());
@@ -175,7 +177,7 @@ void settle(transition& t, moment now) {
     if (s.pending_size() > 0) {
       auto reply = do_command(t, now);
       if (t.save) return;
-      t.replies.push_back({s.pending(0).ticket(), std::move(*reply)});
+      owe_answer(t, s.pending(0), *reply);
       drop_first_pending(s);
       want_wake(t, now.steady_ms);
     } else if (exists(s)) {
@@ -243,7 +245,7 @@ transition step(state before, const event& e, moment now) {
   notice_delay(s, now);
   hear_load(s, e.loaded_interval_ms());
   switch (e.event_case()) {
-    case event::kCommand: queue_command(t, e); break;
+    case event::kCommand: queue_command(t, e, now); break;
     case event::kHello: hear_hello(t, e.hello(), e, now); break;
     case event::kHeartbeat: hear_heartbeat(t, e.heartbeat(), now); break;
     case event::kAgentEvent: hear_agent_event(t, e.agent_event(), now); break;
@@ -266,6 +268,7 @@ transition step(state before, const event& e, moment now) {
     case event::kWake:
     case event::EVENT_NOT_SET: break;
   }
+  drop_expired(t, now);
   settle(t, now);
   if (!t.save) t.next.set_wake_due_ms(t.wake_at_ms);
   return t;

@@ -30,6 +30,7 @@ template <class State, class Announcement> struct transition {
   std::vector<Announcement> announce;   ///< messages to other actors, commands to agents
   std::int64_t wake_at_ms = 0;          ///< steady clock: call again at the latest; 0: nothing is due
   std::vector<answer> replies;          ///< answers to whoever asked
+  int expired = 0;                      ///< commands that were dropped: their callers' deadlines came before their turn
   bool gone = false;                    ///< the entity no longer exists and owes nothing: the actor ends
 
   /// The save did not happen: `kept`, whole.

@@ -209,11 +209,11 @@ void settle(transition& t, moment now) {
       drop_first_pending(t.next);
       if (done.save->rows.front().what == row_write::op::erase) t.next.clear_row();
       else *t.next.mutable_row() = std::move(done.row);
-      t.replies.push_back({p.ticket(), {}});
+      owe_answer(t, p, {});
       t.save = std::move(done.save);
       return;
     }
-    t.replies.push_back({p.ticket(), std::move(*done.reply)});
+    owe_answer(t, p, *done.reply);
     drop_first_pending(t.next);
   }
   t.gone = !t.next.has_row();
@@ -257,7 +257,7 @@ transition step(const state& s, const event& e, moment now) {
   transition t;
   t.next = s;
   switch (e.event_case()) {
-    case event::kCommand: queue_command(t, e); break;
+    case event::kCommand: queue_command(t, e, now); break;
     case event::kReloaded:
       t.next.set_known(true);
       if (e.reloaded().has_row()) *t.next.mutable_row() = e.reloaded().row();
@@ -267,12 +267,13 @@ transition step(const state& s, const event& e, moment now) {
     case event::kSaved: forget_retries(t.next); break;
     case event::kFailed:
       if (e.failed().code() == "replayed") drop_first_pending(t.next);  // the shell has given the first answer
-      else refuse_first_pending(t, e.failed());
+      else refuse_pending(t, e.failed());
       if (e.failed().code() == "unavailable") retry_after_failure(t.next, now, e.random());
       break;
     case event::kWake:
     case event::EVENT_NOT_SET: break;
   }
+  drop_expired(t, now);
   settle(t, now);
   return t;
 }

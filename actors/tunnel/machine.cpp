@@ -371,7 +371,7 @@ gateway_verdict ask_gateways(const state& s, revision_t needed) {
     ++counting;
     const auto refused = std::find_if(g.refused().begin(), g.refused().end(), [&](const auto& r) {
       return r.revision() >= s.row().route_version() &&
-             (r.tunnel_uid() == s.row().uid() ||
+             (r.every() || r.tunnel_uid() == s.row().uid() ||
               (r.tunnel_uid().empty() &&
                std::any_of(s.row().rules().begin(), s.row().rules().end(), [&](const auto& rule) {
                  return r.connector() == s.project() + "/" + rule.connector();
@@ -545,11 +545,11 @@ void settle(transition& t, moment now) {
       *after.mutable_row() = std::move(done.row);
       if (fresh) after.clear_connectors();
       else if (after.row().generation() != t.next.row().generation()) forget_told(after);
-      t.replies.push_back({p.ticket(), {}});
+      owe_answer(t, p, {});
       save_with(t, std::move(*done.save), std::move(after));
       return;
     }
-    t.replies.push_back({p.ticket(), std::move(*done.reply)});
+    owe_answer(t, p, *done.reply);
     drop_first_pending(t.next);
   }
   if (!exists(t.next)) {
@@ -704,9 +704,12 @@ void hear_failed(transition& t, const event& e, moment now) {
   const auto code = errc_from(f.code()).value_or(errc::internal);
   // What a rival did is settled before commands are looked at: its refusal answers none of them.
   const bool for_command = code == errc::unavailable || !(unjudged(s) || owes_claims(s));
-  if (s.pending_size() > 0 && for_command) refuse_first_pending(t, f);
+  const bool answered = s.pending_size() > 0 && for_command;
+  if (answered) refuse_pending(t, f);
   else if (code == errc::already_exists) s.set_claim_refused(f.message());
-  retry_after_failure(s, now, e.random());
+  // A refusal is its caller's alone: whoever waits behind it has nothing to do with it, and the store is there.
+  if (answered && code != errc::unavailable) forget_retries(s);
+  else retry_after_failure(s, now, e.random());
 }
 
 }  // namespace
@@ -738,7 +741,7 @@ transition step(const state& s, const event& e, moment now) {
   transition t;
   t.next = s;
   switch (e.event_case()) {
-    case event::kCommand: queue_command(t, e); break;
+    case event::kCommand: queue_command(t, e, now); break;
     case event::kAttachment: hear_attachment(t.next, e.attachment()); break;
     case event::kGateways:
       *t.next.mutable_gateways() = e.gateways();
@@ -751,6 +754,7 @@ transition step(const state& s, const event& e, moment now) {
     case event::kWake:
     case event::EVENT_NOT_SET: break;
   }
+  drop_expired(t, now);
   settle(t, now);
   return t;
 }

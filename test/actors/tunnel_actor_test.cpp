@@ -207,6 +207,53 @@ TEST_CASE_METHOD(tunnel_world, "an actor that starts while the database is away 
   CHECK(replies[1].code().empty());
 }
 
+TEST_CASE_METHOD(tunnel_world, "who says a request again while it waits is answered with it") {
+  start();
+  ask(create());
+  replies.clear();
+  db.writes.clear();
+  db.conflicts_to_come = 3;
+  v1::Command c;
+  c.set_project("acme");
+  c.mutable_caller()->set_method("UpdateTunnel");
+  c.mutable_caller()->set_request_id("r2");
+  c.mutable_caller()->set_digest("d2");
+  c.mutable_update_tunnel()->set_name("web");
+  c.mutable_update_tunnel()->add_update_mask("enabled");
+  SECTION("it is carried out once") {
+    for (int i = 0; i < 3; ++i) ask(c);
+    CHECK(replies.empty());
+    advance(2s, 10ms);
+    REQUIRE(replies.size() == 3);
+    for (const auto& r : replies) {
+      CHECK(r.code().empty());
+      CHECK(r.row().tunnel().generation() == 2);
+    }
+    CHECK(std::count(db.writes.begin(), db.writes.end(), "tunnel_spec") == 1);
+  }
+  SECTION("it has been carried out by another owner: all get its answer") {
+    for (int i = 0; i < 2; ++i) ask(c);
+    v1::Reply first;
+    first.set_revision(77);
+    db.requests["acme/UpdateTunnel/r2"] = first;
+    db.digests["acme/UpdateTunnel/r2"] = "d2";
+    advance(2s, 10ms);
+    REQUIRE(replies.size() == 2);
+    for (const auto& r : replies) CHECK(r.revision() == 77);
+    CHECK(row().generation() == 1);
+  }
+  SECTION("after its caller's deadline it is not carried out, and counted") {
+    c.set_deadline_ms(1'700'000'000'000 + steady_ms() + 1);
+    ask(c);
+    CHECK(replies.empty());
+    advance(2s, 10ms);
+    REQUIRE(replies.size() == 1);
+    CHECK(replies[0].code() == "unavailable");
+    CHECK(row().generation() == 1);
+    CHECK(count.values["warren_bus_dropped_total{expired}"] == 1);
+  }
+}
+
 TEST_CASE_METHOD(tunnel_world, "an owner that was superseded answers not_owner and ends") {
   start();
   db.epochs[0] = 2;

@@ -1297,6 +1297,42 @@ TEST_CASE_METHOD(world, "connector: detaching") {
   }
 }
 
+TEST_CASE_METHOD(world, "connector: a change that is refused holds up nobody behind it") {
+  online();
+  for (int i = 0; i < 3; ++i) {
+    auto& p = *s.add_pending();
+    p.set_ticket(static_cast<std::uint64_t>(i));
+    REQUIRE(google::protobuf::TextFormat::ParseFromString(
+        "project: 'acme' update_connector { name: 'home' spec { lease_duration_ms: " + std::to_string(20'000 + i) +
+            " } update_mask: 'lease_duration_ms' }",
+        p.mutable_command()));
+  }
+  random = 99;
+  v1::Failed refused;
+  refused.set_code("invalid");
+  failure = refused;
+  wake();  // until it comes to rest, with no time passing
+  REQUIRE(replies.size() == 3);
+  CHECK(replies[0].reply.code() == "invalid");
+  CHECK(replies[1].reply.code().empty());
+  CHECK(replies[2].reply.code().empty());
+  CHECK(row->lease_duration_ms() == 20'002);
+}
+
+TEST_CASE_METHOD(world, "connector: a change whose caller's deadline has passed when its turn comes is not carried out") {
+  event e;
+  e.set_ticket(5);
+  *e.mutable_command()->mutable_create_connector()->mutable_name() = "home";
+  e.mutable_command()->set_deadline_ms(now.wall_ms + 500);
+  say(e);  // it waits until the row is read
+  at(now.steady_ms + 500);
+  start();
+  REQUIRE(replies.size() == 1);
+  CHECK(replies[0].reply.code() == "unavailable");
+  CHECK(writes.empty());
+  CHECK(gone);
+}
+
 TEST_CASE_METHOD(world, "connector: two detachments in one step both wait for the agent") {
   online();
   attach("t1", 1);

@@ -306,15 +306,32 @@ TEST_CASE("a replayed request is not answered twice; a refused one is, with the 
   }
 }
 
+TEST_CASE("a change whose caller's deadline has passed when its turn comes is not carried out") {
+  play p{"gateway_class", "edge", false};
+  auto c = put(true);
+  c.set_deadline_ms(p.now.wall_ms + 500);
+  p.s = p.step(p.event(c)).next;
+  p.now.wall_ms += 500;
+  const auto t = p.reloaded(std::nullopt);
+  CHECK_FALSE(t.save);
+  CHECK(code(t) == "unavailable");
+  CHECK(t.expired == 1);
+  CHECK(t.gone);
+}
+
 TEST_CASE("commands wait in order until the row is read, and no more than fit") {
   play p{"gateway_class", "edge", false};
   for (std::size_t i = 0; i < limits::entity_pending_commands_max; ++i) {
-    const auto t = p.step(p.event(i == 0 ? put(false, {"listen"}) : put(true)));
+    auto c = i == 0 ? put(false, {"listen"}) : put(true);
+    c.mutable_caller()->set_request_id("r" + std::to_string(i));
+    const auto t = p.step(p.event(std::move(c)));
     CHECK_FALSE(t.save);
     CHECK(t.replies.empty());
     p.s = t.next;
   }
-  CHECK(code(p.step(p.event(put(true)))) == "overloaded");
+  auto another = put(true);
+  another.mutable_caller()->set_request_id("another");
+  CHECK(code(p.step(p.event(another))) == "overloaded");
   const auto t = p.reloaded(std::nullopt);
   REQUIRE(t.save);  // the first is not found, the second creates
   REQUIRE(t.replies.size() == 2);

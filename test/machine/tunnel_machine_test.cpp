@@ -753,9 +753,58 @@ TEST_CASE("a connector that was not there for one generation is asked again for 
 
 TEST_CASE("too many changes at once are refused, one by one, and the others go on") {
   auto p = fresh();
-  for (std::size_t i = 0; i < limits::entity_pending_commands_max + 3; ++i) p.on(play::create());
+  for (std::size_t i = 0; i < limits::entity_pending_commands_max + 3; ++i) {
+    auto e = play::create();
+    e.mutable_command()->mutable_caller()->set_request_id(fmt::format("r{}", i));
+    p.on(e);
+  }
   CHECK(p.answers.size() == 3);
   for (const auto& a : p.answers) CHECK(a.reply.code() == "overloaded");
+}
+
+TEST_CASE("a change that is refused holds up nobody behind it") {
+  auto p = fresh();
+  p.begin();
+  p.live();
+  constexpr std::uint64_t n = 12;
+  for (std::uint64_t i = 1; i <= n; ++i) {
+    auto e = play::update_target(fmt::format("http://localhost:{}", 9000 + i));
+    auto& waits = *p.s.add_pending();
+    waits.set_ticket(i);
+    *waits.mutable_command() = e.command();
+  }
+  tunnel::event refused;
+  refused.mutable_failed()->set_code("already_exists");
+  refused.mutable_failed()->set_field("hostnames");
+  refused.set_random(99);
+  auto t = tunnel::step(p.s, play::wake(), p.now);
+  for (std::uint64_t i = 1; i < n; ++i) {  // no time passes
+    REQUIRE(t.save);
+    p.s = t.kept;
+    t = tunnel::step(p.s, refused, p.now);
+    REQUIRE(t.replies.size() == 2);
+    CHECK(t.replies[0].ticket == i);
+    CHECK(t.replies[0].reply.code() == "already_exists");
+  }
+  REQUIRE(t.save);
+  p.take(t);
+  CHECK(p.answers.back().ticket == n);
+  CHECK(p.answers.back().reply.code().empty());
+  CHECK(p.s.row().rules(0).target() == fmt::format("http://localhost:{}", 9000 + n));
+}
+
+TEST_CASE("a change whose caller's deadline has passed when its turn comes is not carried out") {
+  auto p = fresh();
+  auto e = play::create();
+  e.mutable_command()->set_deadline_ms(p.now.wall_ms + 500);
+  p.on(e);
+  p.after(500);
+  p.begin();
+  REQUIRE(p.answers.size() == 1);
+  CHECK(p.answers[0].reply.code() == "unavailable");
+  CHECK(p.writes.empty());
+  CHECK(p.last.expired == 1);
+  CHECK(p.last.gone);
 }
 
 TEST_CASE("states and events print and parse") {
