@@ -14,11 +14,12 @@ namespace {
 
 enum class session_is { current, older, unknown };
 
+/// Who holds the token of the row's session is the newest there is: where its number differs, a rival has changed it.
 session_is judge_session(const state& s, std::int64_t session, const std::string& token) {
-  if (exists(s) && session > 0 && session < s.row().session()) return session_is::older;
-  if (!exists(s) || session != s.row().session() || s.row().session_token_hash().empty() ||
-      !protocol::equal_constant_time(protocol::sha256_hex(token), s.row().session_token_hash()))
-    return session_is::unknown;
+  const bool newest = exists(s) && !s.row().session_token_hash().empty() &&
+                      protocol::equal_constant_time(protocol::sha256_hex(token), s.row().session_token_hash());
+  if (exists(s) && session > 0 && session < s.row().session() && !newest) return session_is::older;
+  if (!newest || session != s.row().session()) return session_is::unknown;
   // A newer hello is being stored: its agent speaks for the connector from now on.
   return s.has_welcome() && !s.welcome().stored() ? session_is::older : session_is::current;
 }

@@ -1297,6 +1297,37 @@ TEST_CASE_METHOD(world, "connector: detaching") {
   }
 }
 
+TEST_CASE_METHOD(world, "connector: a rival that changes the session's number makes nobody newer than its agent") {
+  online();
+  const auto session = row->session();
+  const auto beat = [&](const std::string& with) {
+    event e;
+    auto& b = *e.mutable_heartbeat()->mutable_heartbeat();
+    b.set_version(1);
+    b.set_session(session);
+    b.set_token(with);
+    b.set_sequence(++sequence);
+    say(e);
+  };
+  row->set_session(session + GENERATE(5, 1));
+  row->set_version(++revision);
+  start();
+  forget();
+  beat(token);
+  CHECK(commands(busv1::AgentCommand::kSuperseded).empty());
+  REQUIRE(commands(busv1::AgentCommand::kHelloAgain).size() == 1);
+  CHECK(commands(busv1::AgentCommand::kHelloAgain)[0].session() == session);
+  const auto raised = row->session();
+  hello({"10.0.0.1:7000"}, 0, "", std::string(64, 'b'));
+  CHECK(row->session() == raised + 1);
+  CHECK(row->online());
+  // The holder of the former token is another agent's predecessor, whatever the numbers.
+  pass(limits::repeat_after / 1ms);
+  forget();
+  beat(token_a);
+  CHECK(commands(busv1::AgentCommand::kSuperseded).size() == 1);
+}
+
 TEST_CASE_METHOD(world, "connector: a change that is refused holds up nobody behind it") {
   online();
   for (int i = 0; i < 3; ++i) {
