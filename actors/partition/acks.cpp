@@ -23,7 +23,7 @@ bool same_refusals(const busv1::GatewayAck& a, const busv1::GatewayAck& b) {
   return std::equal(a.refused().begin(), a.refused().end(), b.refused().begin(), b.refused().end(),
                     [](const v1::Refusal& x, const v1::Refusal& y) {
                       return x.tunnel_uid() == y.tunnel_uid() && x.connector() == y.connector() &&
-                             x.revision() == y.revision() && x.message() == y.message() && x.pending() == y.pending();
+                             x.revision() == y.revision() && x.message() == y.message() && x.pending() == y.pending() && x.every() == y.every();
                     });
 }
 

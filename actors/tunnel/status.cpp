@@ -52,6 +52,7 @@ std::string handed_over_words(const std::vector<v1::GatewayState>& gateways) {
 const v1::Refusal* refusal_for(const v1::GatewayState& g, const v1::TunnelRow& t,
                                const std::vector<std::string>& connectors) {
   for (const auto& r : g.refused()) {
+    if (r.every()) return &r;
     if (!r.tunnel_uid().empty()) {
       if (r.tunnel_uid() == t.uid()) return &r;
       continue;

@@ -286,6 +286,7 @@ class_settings settings_of(const v1::GatewayClassRow& row) {
   return out;
 }
 
+bool is_visitors_listener(std::string_view name) { return name != internal_listener; }
 std::string cluster_name(std::string_view project, std::string_view connector) {
   return "connector/" + std::string{project} + "/" + std::string{connector};
 }

@@ -65,6 +65,8 @@ struct class_settings {
 };
 class_settings settings_of(const v1::GatewayClassRow& row);
 
+/// Whether visitors come in through a listener of this name.
+bool is_visitors_listener(std::string_view name);
 std::string cluster_name(std::string_view project, std::string_view connector);
 std::string route_name(std::string_view project, std::string_view tunnel);
 /// Of a rule's own cluster: "rule/<project>/<tunnel>/<index>".

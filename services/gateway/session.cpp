@@ -133,6 +133,7 @@ void session::changed(const change& c) {
   auto& n = types_[index(c.type)].names[c.name];
   set_partition(n, c.partition);
   weigh(c.type, c.name, n, std::max<revision_t>(c.revision, 1));
+  if (c.type == kind::listener) weigh_listeners();
   drop_if_idle(c.type, c.name);
   // A scope refused for good leaves its route without a subscription; a new one brings it back.
   if (c.type == kind::scope)
@@ -157,7 +158,7 @@ void session::weigh(kind k, const std::string& name, name_state& n, revision_t r
   auto& t = types_[index(k)];
   const auto* e = catalogue_.find(class_, k, name);
   const auto target = e ? e->what->version : no_version;
-  const bool removal = k == kind::cluster && e == nullptr;
+  const bool removal = (k == kind::cluster || k == kind::listener) && e == nullptr;
   if (e) set_partition(n, e->partition);
 
   // A route configuration goes when its last scope does: the gateway unsubscribes by itself.
@@ -178,7 +179,8 @@ void session::weigh(kind k, const std::string& name, name_state& n, revision_t r
   // What has changed since it was refused is tried; until that is acknowledged the refusal stands for what was before.
   const bool withheld = n.refused && target == n.refused->version && !n.must_answer;
   const bool unasked = k == kind::route && !unasked_.empty() && unasked_.count(name) != 0;
-  const bool done = ignored || withheld || unasked || (target == n.acked && !n.must_answer);
+  const bool kept = k == kind::listener && removal && refuses_listener();
+  const bool done = ignored || withheld || unasked || kept || (target == n.acked && !n.must_answer);
   if (done) {
     if (!withheld) forget_refusal(k, name, n);
     unmark(t, name, n);
@@ -312,6 +314,7 @@ void session::accepted(kind k, const std::string& name) {
   n.pending_next = 0;
   settle_baseline(n);
   weigh(k, name, n, 0);
+  if (k == kind::listener) weigh_listeners();
   drop_if_idle(k, name);
 }
 
@@ -341,6 +344,7 @@ void session::refuse(kind k, const std::string& name, const std::string& message
   n.pending_next = 0;
   settle_baseline(n);
   weigh(k, name, n, 0);
+  if (k == kind::listener) weigh_listeners();
 
   // Nobody will ask for a route none of whose scopes is accepted.
   if (k != kind::scope) return;
@@ -355,7 +359,37 @@ void session::refuse(kind k, const std::string& name, const std::string& message
   settle_baseline(r->second);
 }
 
+bool session::refuses_listener() const {
+  const auto& names = types_[index(kind::listener)].names;
+  return std::any_of(names.begin(), names.end(), [&](const auto& each) {
+    const auto& [name, n] = each;
+    return n.refused && target_version(kind::listener, name) != no_version;
+  });
+}
+
+void session::weigh_listeners() {
+  auto& t = types_[index(kind::listener)];
+  for (auto& [name, n] : t.names)
+    if (covers(t, n)) weigh(kind::listener, name, n, 0);
+  for (const auto& [p, revision] : catalogue_.processed()) touched_.insert(p);  // shut() is said in each
+}
+
 // ---- out ----
+
+std::string session::shut() const {
+  const auto& t = types_[index(kind::listener)];
+  if (!t.known) return {};
+  std::string refused;
+  bool wanted = false;
+  for (const auto& [name, n] : t.names) {
+    if (!is_visitors_listener(name)) continue;
+    if (n.acked != no_version || n.in_flight) return {};
+    if (target_version(kind::listener, name) == no_version) continue;
+    wanted = true;
+    if (n.refused && refused.empty()) refused = name + ": " + n.refused->what.message;
+  }
+  return wanted ? refused : "its class listens nowhere";
+}
 
 bool session::may_send_route(const std::string& name) const {
   const auto* e = catalogue_.find(class_, kind::route, name);
@@ -432,6 +466,7 @@ std::optional<discovery::DeltaDiscoveryResponse> session::poll(std::int64_t now_
     }
     if (const auto suspects = take_suspects(t); !suspects.empty()) return respond(k, suspects, now_ms);
     if (!t.dirty.empty() || t.owes_answer) return respond(k, take_batch(k, t.dirty), now_ms);
+    if (k == kind::listener && !t.dirty_removals.empty()) return respond(k, take_batch(k, t.dirty_removals), now_ms);
   }
   auto& clusters = types_[index(kind::cluster)];
   if (!routes_or_scopes_left && clusters.known && clusters.flights.empty() && !clusters.dirty_removals.empty())

@@ -1,7 +1,8 @@
 // services/gateway/session.hpp -- one gateway's delta stream as a state machine: what it runs, what is under way,
 // what it refused. No I/O, no clock, no thread: requests and changes in, responses out.
 //
-// Order on the wire: clusters, listeners, routes, scopes, and removed clusters after all of these, in one breath.
+// Order on the wire: clusters, listeners, routes, scopes, and removed clusters after all of these, in one breath. A
+// listener goes when those that take its place are there; while one of them is refused it stays.
 // One response per type is unacknowledged at a time, but for routes: each travels alone, many at once, and only in a
 // mass change some together. A refused response of several is halved until the culprit is alone. What changes
 // meanwhile is a mark on a name, never a queue, so a slow gateway costs its names and no more.
@@ -68,6 +69,9 @@ public:
   /// Whether there are any.
   bool refuses(partition_id p) const;
   std::vector<refusal> refusals(partition_id p) const;
+  /// Why it lets no visitor in, whatever routes it runs: it refuses the class's listeners and runs none, or there are
+  /// none. Empty: one is run, or not answered yet.
+  std::string shut() const;
   const std::optional<refusal>& last_refusal() const { return last_refusal_; }
   stream_state state() const { return state_; }
   /// Names that wait for an acknowledgement.
@@ -116,7 +120,7 @@ private:
     std::size_t subscriptions = 0;  ///< of single names
     std::map<std::string, name_state> names;
     std::set<std::string> dirty;
-    std::set<std::string> dirty_removals;  ///< clusters only: they go last
+    std::set<std::string> dirty_removals;  ///< of clusters and listeners: they go after what takes their place
     std::map<std::string, flight> flights;  ///< by nonce
     std::deque<std::vector<std::string>> suspects;  ///< parts of a refused response, each sent by itself
     std::size_t responses = 0;
@@ -138,6 +142,9 @@ private:
   void accepted(kind k, const std::string& name);
   void refuse(kind k, const std::string& name, const std::string& message, std::int64_t now_ms);
   void forget_refusal(kind k, const std::string& name, name_state& n);
+  bool refuses_listener() const;
+  /// What one listener has met may let another one go, or keep it.
+  void weigh_listeners();
   bool may_send_route(const std::string& name) const;
   discovery::DeltaDiscoveryResponse respond(kind k, const std::vector<std::string>& names, std::int64_t now_ms);
   std::vector<std::string> take_batch(kind k, std::set<std::string>& from);

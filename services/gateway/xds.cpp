@@ -498,6 +498,12 @@ void gateway_server::impl::report(connected& c, partition_id p, stream_state sta
   out.set_node_cluster(c.node_cluster);
   out.set_node_locality(c.node_locality);
   out.set_peer(peer_address(c.peer));
+  if (auto shut = c.talk->shut(); !shut.empty()) {
+    auto* every = out.add_refused();
+    every->set_every(true);
+    every->set_revision(out.acknowledged());
+    every->set_message(shown(shut));
+  }
   for (const auto& r : c.talk->refusals(p)) {
     // What does not fit into a message counts as not acknowledged: nobody may take it for accepted.
     if (out.refused_size() >= reported_refusals_max) {
@@ -525,10 +531,11 @@ std::optional<std::int64_t> gateway_server::impl::report_owed() {
       spdlog::info("gateway {} is {}", shown(c->gateway), to_string(c->shown_state));
     }
     c->owed.merge(c->talk->take_touched());
+    const bool shut = !c->talk->shut().empty();
     std::erase_if(c->owed, [&, &of = *c](partition_id p) {
       auto& last = of.reports[p];
       const auto acknowledged = of.talk->acknowledged(p);
-      const bool refused = of.talk->refuses(p);
+      const bool refused = of.talk->refuses(p) || shut;
       if (!news && !refused && !last.refused && acknowledged == last.acknowledged) return true;
       if (!news && now < last.pace.next_ms()) {
         next = std::min(next.value_or(last.pace.next_ms()), last.pace.next_ms());

@@ -615,9 +615,11 @@ gateway_summary summary_of(const tables& t, const std::string& gateway) {
       out.since_ms = std::max(out.since_ms, at->second.since_ms);
     }
     if (out.report == nullptr || report.stream() > out.report->stream()) out.report = &report;
-    out.refusals += report.refused_size();
-    for (const auto& refusal : report.refused())
+    for (const auto& refusal : report.refused()) {
+      if (refusal.every()) continue;  // of all partitions the same: the listener that it is about is among the others
+      ++out.refusals;
       if (out.last == nullptr || refusal.revision() >= out.last->revision()) out.last = &refusal;
+    }
   }
   out.counts = out.report != nullptr && out.state == "caught_up";
   return out;

@@ -548,6 +548,89 @@ TEST_CASE("every subscription is answered, also of a name it once had and of one
   CHECK(f.say() == lines{"rds -tunnel/p/none"});
 }
 
+TEST_CASE("a listener goes when those that take its place are there, and stays while one of them is refused") {
+  fixture f;
+  f.start();
+  const auto listen = [&](const std::string& at) {
+    auto c = std::make_shared<v1::GatewayClassRow>(*f.t.gateway_classes["default"]);
+    c->clear_listen();
+    if (!at.empty()) c->add_listen(at);
+    f.t.gateway_classes["default"] = c;
+    f.change.gateway_classes.insert("default");
+    f.commit();
+  };
+  const std::string first = "visitors/127.0.0.1:8080", second = "visitors/127.0.0.1:9090";
+  std::vector<gateway::discovery::DeltaDiscoveryResponse> said;
+
+  listen("127.0.0.1:9090");
+  CHECK(f.say(&said) == lines{"lds +" + second});
+  SECTION("taken") {
+    f.ack(said.front());
+    CHECK(f.say(&said) == lines{"lds -" + first});
+    f.ack(said.back());
+    CHECK(f.talk->shut().empty());
+    CHECK(f.talk->acknowledged(0) == f.revision);
+  }
+  SECTION("refused: the old one stays, whatever else happens, and nothing waits for its end") {
+    f.nack(said.front(), "cannot bind");
+    CHECK(f.say().empty());
+    CHECK(f.talk->shut().empty());
+    CHECK(f.talk->pending() == 0);
+    CHECK(f.talk->refuses(1));
+    f.put_connector("c");
+    f.put_tunnel("t");
+    f.commit();
+    f.settle();
+    CHECK(f.talk->acknowledged(0) == f.revision);
+
+    SECTION("back to the old one") {
+      listen("127.0.0.1:8080");
+      CHECK(f.say() == lines{});
+      CHECK_FALSE(f.talk->refuses(1));
+    }
+    SECTION("on to a third one, which is taken") {
+      said.clear();
+      listen("127.0.0.1:7070");
+      CHECK(f.say(&said) == lines{"lds +visitors/127.0.0.1:7070"});
+      f.ack(said.front());
+      CHECK(f.say(&said) == lines{"lds -" + first});
+    }
+    SECTION("a gateway that comes back with the old one alone keeps it") {
+      auto r = f.request(kind::listener);
+      for (const auto& [name, version] : {std::pair{first, std::string{"12345678901234"}}})
+        (*r.mutable_initial_resource_versions())[name] = version;
+      f.connect();
+      f.subscribe(kind::cluster);
+      REQUIRE(f.talk->request(r, f.now).empty());
+      f.subscribe(kind::scope);
+      f.settle(second);
+      CHECK(f.talk->state() == gateway::stream_state::caught_up);
+      CHECK(f.talk->shut().empty());
+    }
+    SECTION("one that comes back with none lets nobody in, and says why") {
+      f.connect();
+      f.subscribe(kind::cluster);
+      f.subscribe(kind::listener);
+      f.subscribe(kind::scope);
+      CHECK(f.talk->shut().empty());  // it has not answered yet
+      f.talk->take_touched();
+      f.settle(second);
+      CHECK(f.talk->shut() == second + ": cannot take it");
+      CHECK(f.talk->take_touched().count(0) == 1);
+      listen("127.0.0.1:8080");
+      f.settle();
+      CHECK(f.talk->shut().empty());
+    }
+  }
+  SECTION("a class that listens nowhere lets nobody in") {
+    f.ack(said.front());
+    f.settle();
+    listen("");
+    f.settle();
+    CHECK(f.talk->shut() == "its class listens nowhere");
+  }
+}
+
 TEST_CASE("a gateway that acknowledges nothing for 5 s is stalled until it has caught up") {
   fixture f;
   f.put_connector("c");
