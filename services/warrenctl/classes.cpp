@@ -46,7 +46,7 @@ void add_classes(command_line& line) {
   }, true)->add_option("--allow", line.o.networks, "network; repeatable; none: the default")->allow_extra_args(false);
   line.add(c, "delete", "Delete a connector class", [](session& s) {
     s.call<classes>(&classes::Stub::DeleteConnectorClass, s.named<api::DeleteConnectorClassRequest>("connectorClasses"));
-    s.around.out << s.full("connectorClasses") << (s.out_format == format::name ? "" : " deleted") << '\n';
+    print_deleted(s.around, s.out_format, s.full("connectorClasses"));
   }, true);
 
   auto* g = line.noun("gateway-class", "How a kind of gateways is configured");
@@ -78,7 +78,7 @@ void add_classes(command_line& line) {
   }, true));
   line.add(g, "delete", "Delete a gateway class", [](session& s) {
     s.call<classes>(&classes::Stub::DeleteGatewayClass, s.named<api::DeleteGatewayClassRequest>("gatewayClasses"));
-    s.around.out << s.full("gatewayClasses") << (s.out_format == format::name ? "" : " deleted") << '\n';
+    print_deleted(s.around, s.out_format, s.full("gatewayClasses"));
   }, true);
 }
 

@@ -61,14 +61,14 @@ CLI::App* command_line::add(const char* name, const char* words, std::function<v
 namespace {
 
 void print_version(session& s) {
-  s.around.out << "warrenctl " << WARREN_VERSION << '\n';
+  s.refuse_names("version");
   if (s.o.timeout.empty()) s.timeout = milliseconds{1000} * s.servers.size();
+  std::optional<api::ServerInfo> server;
   try {
-    const auto a = s.call<api::OperationsService>(&api::OperationsService::Stub::GetServerInfo, api::GetServerInfoRequest{});
-    s.around.out << fmt::format("warrend {} at {} (instance {}, {})\n", a.version(), s.o.server, a.instance(), a.ready() ? "ready" : "not ready");
+    server = s.call<api::OperationsService>(&api::OperationsService::Stub::GetServerInfo, api::GetServerInfoRequest{});
   } catch (const refused&) {
-    s.around.out << fmt::format("no warrend answers at {}\n", s.o.server);
   }
+  print_versions(s.around, s.out_format, WARREN_VERSION, s.o.server, server ? &*server : nullptr);
 }
 
 /// A word that is no verb is what is wrong, not that one is missing; empty: it is something else.
@@ -84,6 +84,18 @@ std::string unknown_word(const CLI::App& app, std::string& hint) {
   for (const auto* each : known) names.push_back(each->get_name());
   hint = fmt::format("there are: {}", fmt::join(names, ", "));
   return fmt::format("{} knows no {}", at->get_name(), unknown.front());
+}
+
+/// How to list what a verb is about one of; empty: not at all.
+std::string listing_of(const command_line& line) {
+  for (const auto& v : line.verbs) {
+    if (!v.app->parsed()) continue;
+    const auto* noun = v.app->get_parent();
+    if (noun->get_subcommands([](const CLI::App* each) { return each->get_name() == "list"; }).empty()) continue;
+    const bool of_project = noun->get_name() == "tunnel" || noun->get_name() == "connector";
+    return fmt::format("warrenctl {} list", noun->get_name()) + (of_project ? project_words(line.o) + "; in all projects: -A" : "");
+  }
+  return {};
 }
 
 void run_verb(const verb& v, session& s) {
@@ -141,7 +153,9 @@ int run(std::vector<std::string> arguments, surroundings& around) {
     const bool watched = std::any_of(line.verbs.begin(), line.verbs.end(),
                                      [](const verb& v) { return v.app->parsed() && v.app->get_name() == "watch"; });
     if ((line.o.watch || watched) && r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return timed_out;
-    print_error(around.err, r.status, line.o.server, r.made);
+    auto made = r.made;
+    made.listing = listing_of(line);
+    print_error(around.err, r.status, line.o.server, made);
     return r.status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ? timed_out : failed;
   } catch (const unprintable& u) {
     say("INTERNAL", u.what(), "-o table shows the rest of it");

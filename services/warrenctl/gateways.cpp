@@ -42,7 +42,7 @@ void add_gateways(command_line& line) {
   line.add(n, "update", "Change its class", update_gateway, true)->add_option("--class", line.o.gateway_class, "its gateway class")->required();
   line.add(n, "delete", "Remove a gateway", [](session& s) {
     s.call<gateways>(&gateways::Stub::DeleteGateway, s.named<api::DeleteGatewayRequest>("gateways"));
-    s.around.out << s.full("gateways") << (s.out_format == format::name ? "" : " deleted") << '\n';
+    print_deleted(s.around, s.out_format, s.full("gateways"));
   }, true);
   line.add(n, "bootstrap", "Print the configuration that its Envoy starts with", [](session& s) {
     s.around.out << s.call<gateways>(&gateways::Stub::GetGatewayBootstrap, s.named<api::GetGatewayBootstrapRequest>("gateways")).text();

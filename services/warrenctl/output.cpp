@@ -65,6 +65,17 @@ void yaml(std::string& out, const ordered_json& j, std::size_t indent, bool in_l
   }
 }
 
+/// Not a table, and not names.
+void print_object(std::ostream& out, format how, const ordered_json& all) {
+  if (how == format::json) {
+    out << all.dump(2) << '\n';
+    return;
+  }
+  std::string text;
+  yaml(text, all, 0, false);
+  out << text;
+}
+
 /// The resource that it is.
 std::string called(const google::protobuf::Message& m) {
   const auto* type = m.GetDescriptor();
@@ -98,12 +109,12 @@ std::string_view code_name(grpc::StatusCode code) {
   return at == names.end() ? "UNKNOWN" : at->second;
 }
 
-std::string hint(grpc::StatusCode code, const std::string& server, bool from_warrend) {
+std::string hint(grpc::StatusCode code, const std::string& server, bool from_warrend, const std::string& listing) {
   switch (code) {
     case grpc::StatusCode::UNAVAILABLE:
       return from_warrend ? "try again in a moment"
                           : fmt::format("is warrend running at {}? Another one: --server HOST:PORT or WARREN_SERVER", server);
-    case grpc::StatusCode::NOT_FOUND: return "see what there is with the verb list; another project: --project";
+    case grpc::StatusCode::NOT_FOUND: return "see what there is" + (listing.empty() ? " with the verb list" : ": " + listing);
     case grpc::StatusCode::ALREADY_EXISTS: return "choose another name, or change it with the verb update";
     case grpc::StatusCode::ABORTED: return "it has changed since you read it: read it again and decide anew";
     case grpc::StatusCode::DEADLINE_EXCEEDED: return "give it longer with --timeout";
@@ -136,6 +147,12 @@ std::string to_yaml(const google::protobuf::Message& m) {
   std::string out;
   yaml(out, ordered_json::parse(to_json(m, true)), 0, false);
   return out;
+}
+
+std::string project_of(const std::string& name) {
+  constexpr std::string_view before = "projects/";
+  if (!name.starts_with(before)) return {};
+  return name.substr(before.size(), name.find('/', before.size()) - before.size());
 }
 
 std::string span(std::int64_t milliseconds) {
@@ -248,6 +265,23 @@ void print_table(std::ostream& out, const cells& head, const std::vector<cells>&
   for (const auto& r : rows) line(r, colour);
 }
 
+void print_deleted(surroundings& around, format how, const std::string& name) {
+  if (how == format::json || how == format::yaml) return print_object(around.out, how, {{"deleted", name}});
+  around.out << name << (how == format::name ? "" : " deleted") << '\n';
+}
+
+void print_versions(surroundings& around, format how, const std::string& own, const std::string& address, const api::ServerInfo* server) {
+  if (how == format::json || how == format::yaml) {
+    ordered_json all{{"warrenctl", own}, {"address", address}, {"warrend", nullptr}};
+    if (server != nullptr)
+      all["warrend"] = {{"version", server->version()}, {"instance", server->instance()}, {"partitions", server->partitions()}, {"ready", server->ready()}};
+    return print_object(around.out, how, all);
+  }
+  around.out << "warrenctl " << own << '\n';
+  if (server == nullptr) around.out << fmt::format("no warrend answers at {}\n", address);
+  else around.out << fmt::format("warrend {} at {} (instance {}, {})\n", server->version(), address, server->instance(), server->ready() ? "ready" : "not ready");
+}
+
 void print_trace(surroundings& around, format how, const std::string& url, const trace_question& q, const trace_result& r) {
   if (how == format::json || how == format::yaml) {
     ordered_json all{{"url", url}, {"ok", r.ok}, {"who_says_no", r.who_says_no}, {"summary", r.summary}};
@@ -265,14 +299,7 @@ void print_trace(surroundings& around, format how, const std::string& url, const
       if (s.total_ms) step["total_ms"] = *s.total_ms;
       all["steps"].push_back(std::move(step));
     }
-    if (how == format::json) {
-      around.out << all.dump(2) << '\n';
-      return;
-    }
-    std::string text;
-    yaml(text, all, 0, false);
-    around.out << text;
-    return;
+    return print_object(around.out, how, all);
   }
   around.out << url << ": " << r.summary << '\n';
   if (q.rule >= 0) {
@@ -309,7 +336,7 @@ void print_error(std::ostream& err, const grpc::Status& status, const std::strin
   }
   const auto said = late && !made.not_asked.empty()
                         ? fmt::format("there was no time to ask {}: name another one first in --server", fmt::join(made.not_asked, ", "))
-                        : hint(status.error_code(), server, from_warrend);
+                        : hint(status.error_code(), server, from_warrend, made.listing);
   if (!said.empty()) err << "hint: " << said << '\n';
   if ((late || status.error_code() == grpc::StatusCode::UNAVAILABLE) && !request_id.empty())
     err << "hint: safe to repeat with --request-id " << request_id << '\n';

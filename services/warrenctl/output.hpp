@@ -49,11 +49,19 @@ cells row(const api::Instance& i, bool relative);
 cells row(const api::Partition& p, bool relative);
 cells row(const api::AuditEvent& e, bool relative);
 
+/// "projects/P/…" is of P; empty: of none.
+std::string project_of(const std::string& name);
+
 /// When its agent was last heard; "-" when its owner has not said.
 std::string heard(const api::Connector& c, bool relative);
 
 /// Columns as wide as they have to be; True in green and False in red when `colour`.
 void print_table(std::ostream& out, const cells& head, const std::vector<cells>& rows, bool colour);
+
+/// What is gone.
+void print_deleted(surroundings& around, format how, const std::string& name);
+/// This program's version, and the server's; null: none answers at `address`.
+void print_versions(surroundings& around, format how, const std::string& own, const std::string& address, const api::ServerInfo* server);
 
 /// What was asked, of whom, how long each took, and who says no.
 void print_trace(surroundings& around, format how, const std::string& url, const trace_question& q, const trace_result& r);
@@ -62,6 +70,7 @@ void print_trace(surroundings& around, format how, const std::string& url, const
 struct attempt {
   std::vector<std::string> not_asked = {};  ///< of the servers, for want of time
   std::string request_id = {};              ///< of a change
+  std::string listing = {};                 ///< how what there is can be listed; empty: not at all
 };
 /// Code, message, each field, and what to do about it.
 void print_error(std::ostream& err, const grpc::Status& status, const std::string& server, const attempt& made);

@@ -42,6 +42,12 @@ std::string read_file(const std::string& path) {
   return text.str();
 }
 
+std::string project_words(const options& o) {
+  const auto named = project_of(o.name);
+  const auto& project = named.empty() ? o.project : named;
+  return project == options{}.project ? std::string{} : " -p " + project;
+}
+
 std::string fresh_request_id() {
   std::random_device random;
   return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());

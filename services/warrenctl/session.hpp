@@ -70,6 +70,9 @@ struct options {
   int limit = 100;
 };
 
+/// " -p PROJECT" for a command that is about the same project, in whatever shell; empty: it is the default one.
+std::string project_words(const options& o);
+
 std::string fresh_request_id();
 
 class session {
@@ -121,14 +124,21 @@ public:
       case format::yaml: around.out << to_yaml(r); break;
       case format::name: around.out << r.name() << '\n'; break;
       case format::table:
-        print_table(around.out, titles<Resource>(), {row(r, around.terminal)}, around.terminal);
+        print_table(around.out, titles<Resource>(), {line_of(r)}, around.terminal);
     }
   }
 
-  /// Ages are for people who look now; what is kept says when.
+  /// Ages are for people who look now; what is kept says when. A name is one of a project.
   template <class Resource> cells titles() const {
     auto all = headers(static_cast<const Resource*>(nullptr));
     if (!around.terminal) std::replace(all.begin(), all.end(), std::string{"AGE"}, std::string{"CREATED"});
+    if (shows_project<Resource>()) all.insert(all.begin(), "PROJECT");
+    return all;
+  }
+  template <class Resource> cells line_of(const Resource& r) const {
+    auto all = row(r, around.terminal);
+    if constexpr (in_project<Resource>)
+      if (shows_project<Resource>()) all.insert(all.begin(), project_of(r.name()));
     return all;
   }
 
@@ -157,7 +167,7 @@ public:
       case format::table: break;
     }
     std::vector<cells> rows;
-    for (const auto& r : *items(all)) rows.push_back(row(r, around.terminal));
+    for (const auto& r : *items(all)) rows.push_back(line_of(r));
     print_table(around.out, titles<Resource>(), rows, around.terminal);
   }
 
@@ -242,7 +252,7 @@ public:
         if (out_format == format::name) {
           around.out << get(r).name() << '\n';
         } else {
-          const auto cols = row(get(r), around.terminal);
+          const auto cols = line_of(get(r));
           if (!std::exchange(head, true))
             around.out << fmt::format("{}\n", fmt::join(titles<Resource>(), "\t"));
           around.out << fmt::format("{}\n", fmt::join(cols, "\t"));
@@ -257,6 +267,10 @@ public:
   void refuse_names(const char* verb) const {
     if (out_format == format::name) throw usage{fmt::format("{} has no name to print: -o table, json or yaml", verb)};
   }
+
+  template <class Resource>
+  static constexpr bool in_project = std::is_same_v<Resource, api::Tunnel> || std::is_same_v<Resource, api::Connector>;
+  template <class Resource> bool shows_project() const { return in_project<Resource> && o.all_projects; }
 
   std::string parent() const { return o.all_projects ? "projects/-" : "projects/" + o.project; }
   /// A short name in the project, or a full one as it is.

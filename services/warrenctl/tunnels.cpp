@@ -112,10 +112,10 @@ void wait_for_tunnel(session& s) {
       for (const auto& c : last->conditions())
         if (c.type() == type) why = fmt::format(": {} {} {}", c.status(), c.reason(), c.message());
     throw too_late{fmt::format("{} is not {} after {}{}", name, s.o.wait_for, span(patience.count()), why),
-                   "warrenctl tunnel why " + s.o.name};
+                   fmt::format("warrenctl tunnel why {}{}", name.substr(name.rfind('/') + 1), project_words(s.o))};
   }
   if (last && !deleted) s.show(*last);
-  else s.around.out << name << " " << s.o.wait_for << '\n';
+  else print_deleted(s.around, s.out_format, name);
 }
 
 void spec_of_tunnel(command_line& line, CLI::App* v) {

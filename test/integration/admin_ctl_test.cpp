@@ -7,6 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "services/admin/status.hpp"
 #include "test/integration/admin_fixture.hpp"
 #include "test/support/process.hpp"
@@ -14,6 +16,7 @@
 using namespace warren;
 using namespace warren::played;
 namespace st = warren::stack;
+using nlohmann::json;
 
 namespace {
 
@@ -271,6 +274,63 @@ TEST_CASE_METHOD(fixture, "--all-projects is for what lists") {
   }
   CHECK(ctl({"-A", "tunnel", "list", "-o", "name"}).out == "projects/p/tunnels/t\n");
   CHECK(ctl({"tunnel", "list", "-A", "-o", "name"}).code == 0);
+}
+
+TEST_CASE_METHOD(fixture, "of all projects each line says which, and a hint names the project that it is about") {
+  const auto in = [&](const std::string& project, std::vector<std::string> words) {
+    words.insert(words.begin(), {"--server", address, "-p", project});
+    std::ostringstream out, err;
+    ctl::surroundings around{out, err, false};
+    const int code = ctl::run(words, around);
+    return outcome{code, out.str(), err.str()};
+  };
+  for (const std::string project : {"p", "q"}) {
+    REQUIRE(in(project, {"tunnel", "create", "web", "--hostname", project + ".example.com", "--connector", "c", "--target", "http://localhost"}).code == 0);
+    REQUIRE(in(project, {"connector", "enrol", "home", "--public-key", std::string(64, 'a')}).code == 0);
+  }
+  settle();
+  for (const auto* noun : {"tunnel", "connector"}) {
+    for (const auto* verb : {"list", "watch"}) {
+      INFO(noun << ' ' << verb);
+      const auto all = ctl({noun, verb, "-A", "--timeout", verb == std::string{"watch"} ? "1s" : "10s"});
+      std::istringstream lines{all.out};
+      std::vector<std::string> first;
+      for (std::string line; std::getline(lines, line);) first.push_back(line.substr(0, line.find_first_of(" \t")));
+      CHECK(first == std::vector<std::string>{"PROJECT", "p", "q"});
+      const auto one = ctl({noun, verb, "--timeout", verb == std::string{"watch"} ? "1s" : "10s"});
+      CHECK(one.out.starts_with("NAME"));
+    }
+  }
+  CHECK(ctl({"gateway", "list", "-A"}).out.starts_with("NAME"));
+  // A hint is about the project that the command was about, and may be typed in any shell.
+  const auto hint = [&](std::vector<std::string> words) { return ctl(std::move(words)).err; };
+  CHECK(hint({"tunnel", "get", "nothing"}).find("hint: see what there is: warrenctl tunnel list -p p; in all projects: -A\n") != std::string::npos);
+  CHECK(hint({"connector", "get", "projects/q/connectors/nothing"}).find("warrenctl connector list -p q;") != std::string::npos);
+  CHECK(in("default", {"tunnel", "get", "nothing"}).err.find("warrenctl tunnel list; in all projects") != std::string::npos);
+  CHECK(hint({"gateway", "get", "nothing"}).find("hint: see what there is: warrenctl gateway list\n") != std::string::npos);
+  CHECK(hint({"tunnel", "wait", "web", "--timeout", "100ms"}).find("hint: warrenctl tunnel why web -p p\n") != std::string::npos);
+  CHECK(hint({"tunnel", "wait", "projects/q/tunnels/web", "--timeout", "100ms"}).find("hint: warrenctl tunnel why web -p q\n") != std::string::npos);
+}
+
+TEST_CASE_METHOD(fixture, "what has no resource to show is an object in JSON and YAML") {
+  const auto there = json::parse(ctl({"version", "-o", "json"}).out);
+  CHECK(there["warrend"]["version"] == "test");
+  CHECK(there["warrend"]["ready"] == true);
+  CHECK(there["address"] == address);
+  CHECK_FALSE(there["warrenctl"].get<std::string>().empty());
+  CHECK(ctl({"version"}).out.find("warrend test at " + address) != std::string::npos);
+  CHECK(ctl({"version", "-o", "yaml"}).out.find("warrend:\n  version: \"test\"\n") != std::string::npos);
+  check_told(ctl({"version", "-o", "name"}), 2, "USAGE", "version has no name to print");
+  const auto nobody = "127.0.0.1:" + std::to_string(st::free_port());
+  std::ostringstream out, err;
+  ctl::surroundings around{out, err, false};
+  CHECK(ctl::run({"--server", nobody, "version", "-o", "json", "--timeout", "1s"}, around) == 0);
+  CHECK(json::parse(out.str())["warrend"].is_null());
+  settle();
+  CHECK(json::parse(ctl({"tunnel", "wait", "gone", "--for", "deleted", "-o", "json"}).out) == json{{"deleted", "projects/p/tunnels/gone"}});
+  CHECK(ctl({"tunnel", "wait", "gone", "--for", "deleted", "-o", "name"}).out == "projects/p/tunnels/gone\n");
+  CHECK(ctl({"tunnel", "wait", "gone", "--for", "deleted", "-o", "yaml"}).out == "deleted: \"projects/p/tunnels/gone\"\n");
+  CHECK(ctl({"tunnel", "wait", "gone", "--for", "deleted"}).out == "projects/p/tunnels/gone deleted\n");
 }
 
 TEST_CASE_METHOD(fixture, "help goes to the output, and is no mistake") {
