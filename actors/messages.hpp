@@ -168,7 +168,11 @@ struct silence_report {
 };
 /// An entity has nothing owed and nobody asking: its partition may let it go. `again`: it was let go while
 /// something reached it that leaves it owing, so a fresh one has to go on from its row.
-struct idle_notice { std::string kind, project, name; bool again = false; };
+struct idle_notice {
+  std::string kind, project, name;
+  bool again = false;
+  std::int64_t heard_ms = 0;  ///< a connector's: when its agent was last heard, on the steady clock; 0: not at all
+};
 /// entity -> partition: please carry this to another entity of the same project, activating it.
 struct route_to_connector {
   std::string project, name;

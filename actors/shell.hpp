@@ -43,6 +43,8 @@ struct entity_context {
   epoch_t epoch = 0;
   std::int64_t incarnation = 0;
   std::int64_t heartbeat_interval_ms = limits::heartbeat_interval_default / 1ms;
+  std::int64_t listening_ms = 0;     ///< agents have been heard without a gap since, on the steady clock; 0: not known
+  std::int64_t heard_before_ms = 0;  ///< of a connector that has slept: when it was last heard; 0: not at all
   /// What it is under the instance's load, at this moment; unset: never longer.
   std::function<std::int64_t()> loaded_interval_ms = {};
   std::function<std::int64_t()> wall_ms;      ///< milliseconds since 1970
@@ -111,6 +113,15 @@ inline millis kept_awake(const auto& state) { return state.gone ? absent_kept : 
 template <class Self> moment now_of(Self* self) {
   const auto steady = self->clock().now().time_since_epoch();
   return {std::chrono::duration_cast<millis>(steady).count(), self->state.ctx.wall_ms()};
+}
+
+/// What the partition keeps of it when it is let go.
+template <class Traits, class Self> idle_notice idle(Self* self, bool again) {
+  const auto& s = self->state;
+  idle_notice n{Traits::kind(s.machine), s.project, s.name, again};
+  if constexpr (requires { s.machine.heard_before_ms(); })
+    if (!s.gone) n.heard_ms = s.machine.heard_ms() != 0 ? s.machine.heard_ms() : s.machine.heard_before_ms();
+  return n;
 }
 
 template <class Traits, class Self> void handle(Self* self, typename Traits::event event);
@@ -197,7 +208,7 @@ template <class Traits, class Self> void begin(Self* self) {
     auto& s = self->state;
     answer_all(self, errc::not_owner, "let go; try again");
     if (m.reason == caf::exit_reason::user_shutdown && s.armed_ms != 0 && s.idle_since_ms == 0)
-      self->send(s.ctx.partition, idle_notice{Traits::kind(s.machine), s.project, s.name, true});
+      self->send(s.ctx.partition, idle<Traits>(self, true));
     self->quit(std::move(m.reason));
   });
 }
@@ -371,7 +382,7 @@ template <class Traits, class Self> void woken(Self* self, const wake_up& w) {
   s.armed_ms = 0;
   const auto now = now_of(self).steady_ms;
   if (s.idle_since_ms != 0 && now >= s.idle_since_ms + kept_awake(s).count() && s.askers.empty()) {
-    self->send(s.ctx.partition, idle_notice{Traits::kind(s.machine), s.project, s.name});
+    self->send(s.ctx.partition, idle<Traits>(self, false));
     return;
   }
   if (!s.machine.known()) return reload<Traits>(self, false, false);

@@ -182,6 +182,8 @@ connector_actor::behavior_type actor(self_ptr self, entity_context ctx, std::str
                                      bool preloaded) {
   auto& s = self->state;
   s.machine = initial(ctx.id, ctx.epoch, ctx.incarnation, ctx.heartbeat_interval_ms, project, name);
+  s.machine.set_listening_ms(ctx.listening_ms);
+  s.machine.set_heard_before_ms(ctx.heard_before_ms);
   s.ctx = std::move(ctx);
   s.project = std::move(project);
   s.name = std::move(name);

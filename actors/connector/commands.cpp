@@ -45,8 +45,8 @@ std::int64_t wall_of(std::int64_t steady_ms, moment now) {
 v1::Reply observed(const state& s, moment now) {
   auto r = unchanged(s);
   auto& o = *r.mutable_observed();
-  o.set_heard_ms(wall_of(s.heard_ms(), now));
-  o.set_listening_ms(wall_of(s.lease_from_ms(), now));
+  o.set_heard_ms(wall_of(s.heard_ms() != 0 ? s.heard_ms() : s.heard_before_ms(), now));
+  o.set_listening_ms(wall_of(s.listening_ms(), now));
   o.set_agent_interval_ms(s.agent_interval_ms());
   return r;
 }

@@ -110,8 +110,12 @@ void hear_mass_silence(state& s, const v1::MassSilence& m, moment now) {
 }
 
 void hear_bus(state& s, const v1::BusState& b, moment now) {
-  if (!b.connected()) end_suspicion(s);
-  else if (s.bus_down()) begin_lease(s, now);
+  if (!b.connected()) {
+    end_suspicion(s);
+  } else if (s.bus_down()) {
+    begin_lease(s, now);
+    s.set_listening_ms(now.steady_ms);
+  }
   s.set_bus_down(!b.connected());
 }
 
@@ -251,6 +255,9 @@ void owe_silence(transition& t, moment now) {
 
 void arm_liveness(transition& t, moment now) {
   const state& s = t.next;
+  // Who is online stays awake, whether or not anything is due: what ends a cut from NATS or a mass silence is said to
+  // those that are awake, and nobody else would ever find it silent.
+  if (s.row().online()) want_wake(t, now.steady_ms + ms(limits::passivate_after));
   if (!s.silence().empty() || s.bus_down()) return;
   if (in_grace(s, now)) want_wake(t, s.grace_until_ms());
   if (!s.mass_silence()) want_wake(t, std::max(heard_from(s) + s.row().lease_duration_ms() + 1, s.grace_until_ms()));

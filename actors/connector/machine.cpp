@@ -47,6 +47,8 @@ void begin_life(state& s, const event& e, moment now) {
   s.clear_detaching();
   s.set_addressing_changed(true);
   s.set_heard_ms(0);
+  // Of one that had this name before, which was deleted while it slept.
+  if (exists(s) && now.wall_ms - (now.steady_ms - s.heard_before_ms()) < to_ms(s.row().created_at())) s.set_heard_before_ms(0);
   s.set_wake_due_ms(0);
   s.set_grace_until_ms(0);
   s.set_agent_interval_ms(0);
@@ -84,6 +86,7 @@ void hear_reloaded(state& s, const event& e, moment now) {
                                                   child.attachment().tunnel_generation())] = child.attachment();
     const bool same_entity = had && before.uid() == s.row().uid();
     if (!same_entity) {
+      if (!first) s.set_heard_before_ms(0);
       begin_life(s, e, now);
       if (!first) s.set_appeared(true);
     } else {

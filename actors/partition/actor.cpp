@@ -49,6 +49,7 @@ void drop(self_ptr self, const std::string& subject, const wire::bad_message& wh
 entity_context context_for_entity(self_ptr self) {
   auto c = self->state.ctx.entity;
   c.partition = caf::actor_cast<partition_actor>(self);
+  c.listening_ms = self->state.listening_ms;
   return c;
 }
 
@@ -64,8 +65,9 @@ connector_actor find_connector(self_ptr self, const std::string& project, const 
                                bool preloaded = false) {
   auto& handle = self->state.connectors[{project, name}].handle;
   if (!handle) {
-    handle =
-        self->spawn<caf::monitored>(connector::actor, context_for_entity(self), project, name, preloaded);
+    auto context = context_for_entity(self);
+    if (const auto slept = self->state.heard.extract({project, name})) context.heard_before_ms = slept.mapped();
+    handle = self->spawn<caf::monitored>(connector::actor, std::move(context), project, name, preloaded);
     if (!self->state.bus_connected) self->send(handle, bus_state{false});
     if (self->state.silence) self->send(handle, mass_silence{true});
   }
@@ -554,6 +556,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
   auto& s = self->state;
   s.incarnation = ctx.entity.incarnation;
   s.bus_connected = ctx.bus_connected;
+  s.listening_ms = steady_ms(self);
   s.ctx = std::move(ctx);
   s.acks = gateway_acks{s.ctx.started_steady_ms};
   auto& e = s.ctx.entity;
@@ -631,6 +634,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
       },
       [self](const idle_notice& n) {
         auto& st = self->state;
+        if (n.heard_ms != 0) st.heard[{n.project, n.name}] = n.heard_ms;
         if (n.again) {
           if (n.kind == "tunnel") find_tunnel(self, n.project, n.name);
           else if (n.kind == "connector") find_connector(self, n.project, n.name);
@@ -656,6 +660,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
       },
       [self](const bus_state& b) {
         auto& st = self->state;
+        if (b.connected && !st.bus_connected) st.listening_ms = steady_ms(self);
         if (b.connected && !st.bus_connected && st.loaded && !reserved(self)) st.roll_from.emplace();
         st.bus_connected = b.connected;
         for (auto& [k, awake] : st.connectors) self->send(awake.handle, b);

@@ -70,6 +70,8 @@ struct actor_state {
   bool loaded = false;                                ///< the bulk activation is done
   bool silence = false;                               ///< mass silence is on
   bool bus_connected = true;
+  std::int64_t listening_ms = 0;                      ///< agents have been heard without a gap since
+  std::map<key, std::int64_t> heard;                  ///< connectors that sleep: when their agents were last heard
   std::optional<key> roll_from;                       ///< the last offline connector that was called; none: all were
   std::int64_t incarnation = 0;
   int load_tries = 0;

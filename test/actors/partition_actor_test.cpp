@@ -519,6 +519,56 @@ TEST_CASE_METHOD(partition_world, "an entity that is idle is let go and comes ba
   CHECK(count.values["warren_reconcile_errors_total"] == 0);
 }
 
+TEST_CASE_METHOD(partition_world, "what was last heard of an agent outlasts its connector's sleep, and sleep is no takeover") {
+  start();
+  const auto taken_over = 1'700'000'000'000 + steady_ms();
+  advance(10s, 500ms);
+  auto row = rows::connector("acme", "home", 1, id);
+  row.set_online(false);
+  row.set_session(7);
+  row.set_session_token_hash(protocol::sha256_hex(std::string(64, 'e')));
+  row.set_lease_duration_ms(30'000);
+  db.rows["connector/acme/home"] = rows::row(row);
+  beat("home");
+  const auto heard = 1'700'000'000'000 + steady_ms();
+  v1::Command look;
+  look.set_project("acme");
+  look.mutable_caller()->set_method("GetConnector");
+  look.mutable_observe_connector()->set_name("home");
+  for (int n = 0; n < 3; ++n) {
+    advance(30s + limits::passivate_after + 5s, 500ms);
+    const auto loads = store.entity_loads;
+    ask(look);
+    CHECK(store.entity_loads == loads + 1);  // it has slept
+    CHECK(replies().back().observed().heard_ms() == heard);
+    CHECK(replies().back().observed().listening_ms() == taken_over);
+  }
+  SECTION("a cut from NATS ends what is known without a gap") {
+    self->send(partition, bus_state{false});
+    advance(1s);
+    self->send(partition, bus_state{true});
+    run();
+    const auto again = 1'700'000'000'000 + steady_ms();
+    advance(limits::passivate_after + 5s, 500ms);
+    ask(look);
+    CHECK(replies().back().observed().listening_ms() == again);
+    CHECK(replies().back().observed().heard_ms() == heard);
+  }
+  SECTION("one of the same name that was made since is another") {
+    v1::Command remove;
+    remove.set_project("acme");
+    remove.mutable_caller()->set_method("DeleteConnector");
+    remove.mutable_delete_connector()->set_name("home");
+    ask(remove);
+    CHECK(replies().back().code().empty());
+    advance(shell::absent_kept + 2s, 100ms);
+    ask(create_connector());
+    ask(look);
+    CHECK(replies().back().observed().heard_ms() == 0);
+    CHECK(replies().back().observed().listening_ms() == taken_over);
+  }
+}
+
 TEST_CASE_METHOD(partition_world, "an entity that has gone to sleep leaves nothing behind") {
   start();
   ask(create_connector());

@@ -893,6 +893,7 @@ TEST_CASE_METHOD(world, "connector: NATS away is nobody's silence") {
   pass(120'000);
   CHECK(row->online());
   CHECK(said.empty());
+  CHECK(wake_at != 0);  // whoever is let go would not hear that it is over
   text("bus { connected: true }");
   CHECK(commands(busv1::AgentCommand::kReport).size() == 1);
   const auto begin = now.steady_ms;
@@ -1683,12 +1684,53 @@ TEST_CASE_METHOD(world, "connector: who asks hears when the agent was last heard
   CHECK(writes.empty());
 
   // Another owner: it has heard nothing yet, and says since when it listens.
-  s = connector::initial(3, 8, 0, 2000, "acme", "home");
-  start();
-  class_is();
-  const auto taken_over = now.wall_ms;
+  const auto taken_over = now;
+  const auto woken = [&](std::int64_t heard_before_ms) {
+    s = connector::initial(3, 8, 0, 2000, "acme", "home");
+    s.set_listening_ms(taken_over.steady_ms);
+    s.set_heard_before_ms(heard_before_ms);
+    start();
+    class_is();
+  };
+  const auto observed = [&] { return command("observe_connector { name: 'home' }").observed(); };
+  woken(0);
   pass(400);
-  const auto after = command("observe_connector { name: 'home' }").observed();
-  CHECK(after.heard_ms() == 0);
-  CHECK(after.listening_ms() == taken_over);
+  CHECK(observed().heard_ms() == 0);
+  CHECK(observed().listening_ms() == taken_over.wall_ms);
+
+  // It falls silent, is let go and is woken again: what this owner has heard, and since when it listens, is as it was.
+  heartbeat();
+  const auto heard = now;
+  pass(31'000);
+  REQUIRE_FALSE(row->online());
+  pass(100'000);
+  woken(heard.steady_ms);
+  CHECK_FALSE(row->online());
+  pass(400);
+  CHECK(observed().heard_ms() == heard.wall_ms);
+  CHECK(observed().listening_ms() == taken_over.wall_ms);
+
+  // One that was deleted, and made again, while it slept has never been heard.
+  row->set_uid("uid-9");
+  *row->mutable_created_at() = timestamp_from_ms(heard.wall_ms + 1);
+  woken(heard.steady_ms);
+  CHECK(observed().heard_ms() == 0);
+
+  // The end of a cut: before it nobody listened.
+  text("bus { connected: false }");
+  pass(1000);
+  text("bus { connected: true }");
+  CHECK(observed().listening_ms() == now.wall_ms);
+}
+
+TEST_CASE_METHOD(world, "connector: who is online is never let go, whatever is switched off") {
+  online();  // not dialable: no suspicion is due either
+  heartbeat();
+  text("mass_silence { on: true }");
+  pass(200'000);
+  CHECK(row->online());
+  CHECK(wake_at != 0);
+  text("mass_silence { on: false }");
+  pass(31'000);
+  CHECK_FALSE(row->online());
 }
