@@ -63,31 +63,42 @@ const v1::Refusal* refusal_for(const v1::GatewayState& g, const v1::TunnelRow& t
   return nullptr;
 }
 
+/// A gateway that is heard of is of a class, whatever this instance has read of it.
+bool class_missing(const status_inputs& in) { return in.class_missing && in.gateways.empty(); }
+std::string class_missing_words(const status_inputs& in) { return fmt::format("There is no gateway class {}.", in.tunnel.gateway_class()); }
+
 gateway_knowledge judge(const status_inputs& in, const std::vector<std::string>& connectors) {
   if (!in.settled) return {.words = "The gateways have not been heard yet."};
   std::size_t counting = 0;
   std::vector<std::string> behind;
-  gateway_knowledge refused;
+  gateway_knowledge refused, shut;
+  const auto refused_by = [&](const v1::GatewayState& g, const v1::Refusal& r) {
+    return gateway_knowledge{.what = verdict::refused,
+                             .revision = in.routed_revision,
+                             .words = fmt::format("Gateway {} refuses it: {}", g.gateway(), r.message())};
+  };
   for (const auto& g : in.gateways) {
+    const auto* r = refusal_for(g, in.tunnel, connectors);
+    // It is there and lets nobody in: it counts only for as long as no other one does.
+    if (!g.counts() && g.connected() && r != nullptr && r->every() && shut.words.empty()) shut = refused_by(g, *r);
     if (!g.counts()) continue;
     ++counting;
-    const auto* r = refusal_for(g, in.tunnel, connectors);
     if (r != nullptr && r->pending()) {
       behind.push_back(fmt::format("{} ({})", g.gateway(), r->message()));
       continue;
     }
-    if (r != nullptr && refused.words.empty())
-      refused = {.what = verdict::refused,
-                 .revision = in.routed_revision,
-                 .words = fmt::format("Gateway {} refuses it: {}", g.gateway(), r->message())};
+    if (r != nullptr && refused.words.empty()) refused = refused_by(g, *r);
     if (g.acknowledged() < in.routed_revision) behind.push_back(g.gateway());
   }
+  if (counting == 0 && !shut.words.empty()) return shut;
   const auto stalled = stalled_words(in.gateways);
   if (counting == 0) {
     // What was known stays true of these routes; of newer ones nothing can be known.
     auto kept = in.before;
     if (kept.what == verdict::run && kept.revision < in.routed_revision) kept.what = verdict::behind;
-    if (kept.what == verdict::unknown)
+    if (class_missing(in) && kept.what != verdict::run)
+      kept.words = class_missing_words(in);
+    else if (kept.what == verdict::unknown)
       kept.words = fmt::format("No gateway of class {} is connected{}.", in.tunnel.gateway_class(), stalled);
     else if (kept.what == verdict::behind)
       kept.words = fmt::format("No gateway of class {} is connected to take the newest routes{}.",
@@ -187,10 +198,12 @@ maybe accepted_obstacle(const v1::TunnelRow& t) {
   return obstacle{c->status() == status_false ? status_false : status_unknown, c->reason(), c->message()};
 }
 
-maybe programmed_obstacle(const v1::TunnelRow& t) {
+maybe programmed_obstacle(const status_inputs& in) {
+  const auto& t = in.tunnel;
   const auto* c = find_condition(t.conditions(), "Programmed");
   const bool latched = t.programmed_generation() > 0 && t.programmed_generation() == t.generation();
   if (latched && c != nullptr && c->status() == status_true) return std::nullopt;
+  if (class_missing(in)) return obstacle{status_false, "NoGateway", class_missing_words(in)};
   if (c != nullptr && c->status() != status_true) return obstacle{status_false, c->reason(), c->message()};
   return obstacle{status_false, "Pending", "The gateways have not acknowledged this generation yet."};
 }
@@ -261,7 +274,7 @@ maybe ready_obstacle(const status_inputs& in, const std::vector<std::string>& co
   if (!in.settled) return gateways_obstacle(gateways);
   if (auto o = lifecycle_obstacle(in.tunnel)) return o;
   if (auto o = accepted_obstacle(in.tunnel)) return o;
-  if (auto o = programmed_obstacle(in.tunnel)) return o;
+  if (auto o = programmed_obstacle(in)) return o;
   // What certainly stands in the way is said first; what is only not known comes after it.
   maybe doubt;
   for (const auto& name : connectors) {
@@ -305,6 +318,15 @@ v1::Condition stored(const v1::TunnelRow& t, std::string_view type) {
   return c;
 }
 
+/// As its owner stored it, who knows gateways and no classes.
+v1::Condition programmed(const status_inputs& in) {
+  auto c = stored(in.tunnel, "Programmed");
+  if (c.status() == status_true || !class_missing(in)) return c;
+  c.set_reason("NoGateway");
+  c.set_message(class_missing_words(in));
+  return c;
+}
+
 v1::Condition derived(const status_inputs& in, const std::vector<std::string>& connectors,
                       std::string_view type, const maybe& o, std::string_view good_reason,
                       std::string_view good_message) {
@@ -332,11 +354,17 @@ std::string as_sentence(std::string words) {
   return words;
 }
 
-chain_link link(std::string name, const maybe& o, std::int64_t since_ms, std::string good_words,
-                std::string_view advice = {}) {
+/// What can be done about a link that is missing, in words, and as the command or the step that comes next.
+struct remedy {
+  std::string advice = {}, hint = {};
+};
+
+chain_link link(std::string name, const maybe& o, std::int64_t since_ms, std::string good_words, remedy r = {}) {
   if (!o) return {std::move(name), chain_link::state::ok, since_ms, std::move(good_words)};
-  return {std::move(name), o->status == status_unknown ? chain_link::state::unknown : chain_link::state::missing,
-          since_ms, advice.empty() ? o->message : fmt::format("{} {}", as_sentence(o->message), advice)};
+  const bool unknown = o->status == status_unknown;
+  return {std::move(name), unknown ? chain_link::state::unknown : chain_link::state::missing, since_ms,
+          r.advice.empty() ? o->message : fmt::format("{} {}", as_sentence(o->message), r.advice),
+          unknown ? std::string{} : std::move(r.hint)};
 }
 
 std::int64_t since_of(const v1::Condition* c) {
@@ -347,11 +375,17 @@ bool some_gateway_counts(const status_inputs& in) {
   return std::any_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.counts(); });
 }
 
-std::string_view advice_for_gateways(const status_inputs& in) {
-  if (some_gateway_counts(in)) return "";
-  return in.gateways.empty() ? "Register a gateway with `warrenctl gateway create` if there is none, and start it with the configuration that "
-                               "`warrenctl gateway bootstrap` prints."
-                             : "Look at `warrenctl gateway list`, and at the gateways' own logs.";
+remedy for_gateways(const status_inputs& in) {
+  const auto& of_class = in.tunnel.gateway_class();
+  if (class_missing(in))
+    return {"Create it, and a gateway of it, or let the tunnel have another one.",
+            fmt::format("warrenctl gateway-class create {} --listen IP:PORT", of_class)};
+  if (some_gateway_counts(in)) return {"", "see: warrenctl gateway list"};
+  if (in.gateways.empty())
+    return {"Register a gateway with `warrenctl gateway create` if there is none, and start it with the configuration that "
+            "`warrenctl gateway bootstrap` prints.",
+            fmt::format("warrenctl gateway create NAME --class {}; those that there are: warrenctl gateway list", of_class)};
+  return {"Look at `warrenctl gateway list`, and at the gateways' own logs.", "see: warrenctl gateway list"};
 }
 
 /// What is known of gateways may be older than they are there.
@@ -364,12 +398,15 @@ std::string with_absence(std::string words, const status_inputs& in) {
 void explain_connector(const status_inputs& in, const std::string& name, std::vector<chain_link>& chain) {
   const auto* c = in.connector(name);
   const auto named = [&](std::string_view what) { return fmt::format("connector {} {}", name, what); };
+  const auto self = fmt::format("{} -p {}", name, in.tunnel.project());
+  const auto enrol = fmt::format("warrenctl connector enrol {} --key-file FILE", self);
+  const auto why = fmt::format("see: warrenctl connector why {}", self);
   const bool exists = c != nullptr && !c->has_delete_time();
   maybe o;
   if (!exists) o = connector_obstacle(in, name);
   chain.push_back(link(named("exists"), o,
                        c == nullptr ? 0 : to_ms(exists ? c->created_at() : c->delete_time()), "The connector exists.",
-                       "Enrol it with `warrenctl connector enrol`, or point the rule at another one."));
+                       {"Enrol it with `warrenctl connector enrol`, or point the rule at another one.", enrol}));
   if (!exists) {
     for (const auto* what : {"accepted", "online", "attachment", "target"})
       chain.push_back({named(what), chain_link::state::unknown, 0, "There is no such connector."});
@@ -381,33 +418,37 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
     o = obstacle{accepted != nullptr && accepted->status() == status_false ? status_false : status_unknown,
                  "", accepted == nullptr ? "The connector has not been looked at yet." : accepted->message()};
   chain.push_back(link(named("accepted"), o, since_of(accepted), "The connector is accepted.",
-                       "Check the connector's class."));
+                       {"Check the connector's class.", "see: warrenctl connector-class list"}));
   const auto* ready = find_condition(c->conditions(), "Ready");
-  std::string_view advice = "Check that warren-agent runs there and reaches NATS.";
+  remedy r;
   o.reset();
   if (!c->addressing_error().empty()) {
     o = obstacle{status_false, "InvalidAddressing", c->addressing_error()};
-    advice = "Correct what the agent reports, or the networks that the connector's class allows.";
+    r = {"Correct what the agent reports, or the networks that the connector's class allows.", why};
   } else if (!c->online()) {
     o = obstacle{status_false, "", ready != nullptr && ready->status() != status_true && !ready->message().empty()
                                        ? ready->message()
                                        : "Connector is not online."};
-    if (c->public_key().empty()) advice = "It has no key yet: enrol it with `warrenctl connector enrol`.";
+    if (c->public_key().empty()) r = {"It has no key yet: enrol it with `warrenctl connector enrol`.", enrol};
+    else r = {"Check that warren-agent runs there and reaches NATS.", "start its agent (warren-agent run), or " + why};
   } else if (const auto wrong = unreachable(in, *c)) {
     o = obstacle{status_false, "InvalidAddressing", fmt::format("{}: {}", wrong->field, wrong->message)};
-    advice = connector::check_row(*c) ? "Correct its row: it was not written by Warren." : "Let its agent report an address.";
+    if (connector::check_row(*c)) r = {"Correct its row: it was not written by Warren.", why};
+    else r = {"Let its agent report an address.", "start its agent with --advertise IP:PORT, an address where gateways reach it"};
   } else if (ready != nullptr && ready->status() != status_true) {
     o = obstacle{ready->status() == status_unknown ? status_unknown : status_false, "", ready->message()};
-    advice = "";
+    r = {"", why};
   }
-  chain.push_back(link(named("online"), o, since_of(ready), "The connector is online.", advice));
+  chain.push_back(link(named("online"), o, since_of(ready), "The connector is online.", std::move(r)));
   const auto* a = in.attachment(name, in.tunnel.uid(), in.tunnel.generation());
+  const bool told = in.tunnel.enabled() && c->online();
   chain.push_back(link(named("attachment"), attachment_obstacle(in, name), 0,
                        "The agent holds the tunnel's current generation.",
-                       in.tunnel.enabled() && c->online() ? "The agent is told again each second; its log says why it does not answer." : ""));
+                       told ? remedy{"The agent is told again each second; its log says why it does not answer.", why} : remedy{}));
   const bool tried = a != nullptr && (a->target_state() == "Reachable" || a->target_state() == "Unreachable");
   chain.push_back(link(named("target"), target_obstacle(in, name), 0, "The agent reaches the target.",
-                       tried && c->online() ? "Check the service behind the connector; the agent tries again by itself." : ""));
+                       {tried && c->online() ? "Check the service behind the connector; the agent tries again by itself." : "",
+                        fmt::format("see whether the target can be reached from the machine of {}'s agent", name)}));
 }
 
 }  // namespace
@@ -432,20 +473,21 @@ std::vector<chain_link> explain(const status_inputs& in) {
                        to_ms(t.has_delete_time() ? t.delete_time() : t.created_at()), "The tunnel exists."));
   chain.push_back(link("tunnel enabled", t.has_delete_time() ? maybe{} : lifecycle_obstacle(t),
                        t.enabled() ? 0 : to_ms(t.has_updated_at() ? t.updated_at() : t.created_at()),
-                       "The tunnel is switched on."));
+                       "The tunnel is switched on.",
+                       {"", fmt::format("warrenctl tunnel update {} -p {} --enabled", t.name(), t.project())}));
   chain.push_back(link("tunnel accepted", accepted_obstacle(t), since_of(accepted),
                        "The spec is valid and the host names are claimed.",
-                       accepted != nullptr && accepted->status() == status_false
-                           ? "Correct the named field."
-                           : "The instance that owns the project judges it as soon as it can."));
-  chain.push_back(link("gateways programmed", programmed_obstacle(t), since_of(programmed),
-                       with_absence(programmed == nullptr ? "" : programmed->message(), in), advice_for_gateways(in)));
+                       {accepted != nullptr && accepted->status() == status_false
+                            ? "Correct the named field."
+                            : "The instance that owns the project judges it as soon as it can."}));
+  chain.push_back(link("gateways programmed", programmed_obstacle(in), since_of(programmed),
+                       with_absence(programmed == nullptr ? "" : programmed->message(), in), for_gateways(in)));
   for (const auto& name : connectors) explain_connector(in, name, chain);
   auto routed = gateways_obstacle(gateways);
   const auto* metadata = in.previous == nullptr ? nullptr : condition_of(*in.previous, "ConnectorMetadataProgrammed");
   // Routed: when they acknowledged it. Not routed: since when it is known to be so.
   const auto since = !routed || gateways.since_ms != 0 ? gateways.since_ms : since_of(metadata);
-  chain.push_back(link("gateways routed", routed, since, with_absence(gateways.words, in), advice_for_gateways(in)));
+  chain.push_back(link("gateways routed", routed, since, with_absence(gateways.words, in), for_gateways(in)));
   return chain;
 }
 
@@ -467,7 +509,7 @@ status derive(const status_inputs& in) {
   out.gateways = weigh(in, connectors);
   out.conditions.reserve(5);
   out.conditions.push_back(stored(in.tunnel, "Accepted"));
-  out.conditions.push_back(stored(in.tunnel, "Programmed"));
+  out.conditions.push_back(programmed(in));
   out.conditions.push_back(derived(in, connectors, "ConnectorMetadataProgrammed",
                                    metadata_obstacle(in, connectors, out.gateways),
                                    "ConnectorMetadataProgrammed", out.gateways.words));

@@ -42,6 +42,7 @@ struct status_inputs {
   const std::vector<v1::Condition>* previous = nullptr;  ///< the last conditions; nullptr: there are none
   std::int64_t wall_ms = 0;
   bool dials_agents = false;                      ///< gateways of the class dial agents themselves: a relay is no way to them
+  bool class_missing = false;                     ///< it is certain that there is no gateway class of that name
 };
 
 struct status {
@@ -61,6 +62,7 @@ struct chain_link {
   state what = state::unknown;
   std::int64_t since_ms = 0;  ///< wall clock; 0: not known
   std::string words;          ///< what a person needs to know, and can do, about it
+  std::string hint = {};      ///< of a missing one: the command, or the step, that comes next; empty: the words say it all
 };
 std::string_view to_string(chain_link::state s);  ///< "ok", "missing", "unknown"
 

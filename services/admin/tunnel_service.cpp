@@ -29,25 +29,6 @@ auto shown(const context& shared, api::Tunnel* a) {
   return [&shared, a](const corev1::Reply& reply) { show(shared, reply, *a); };
 }
 
-/// "connector NAME online" is about NAME.
-std::string connector_of(const tunnel::chain_link& link) {
-  constexpr std::string_view before = "connector ";
-  if (!link.name.starts_with(before)) return {};
-  const auto rest = link.name.substr(before.size());
-  return rest.substr(0, rest.find(' '));
-}
-
-std::string hint_for(const tunnel::chain_link& link, const resource_name& name) {
-  if (link.what != tunnel::chain_link::state::missing) return {};
-  const auto connector = connector_of(link);
-  if (!connector.empty() && link.name.ends_with(" online"))
-    return fmt::format("start its agent (warren-agent run), or see: warrenctl connector why {} -p {}", connector, name.project);
-  if (!connector.empty() && link.name.ends_with(" target"))
-    return fmt::format("see whether the target can be reached from the machine of {}'s agent", connector);
-  if (link.name.starts_with("gateways ")) return "see: warrenctl gateway list";
-  return {};
-}
-
 void show_chain(const std::vector<tunnel::chain_link>& chain, const resource_name& name, api::ExplainTunnelResponse& a) {
   a.set_name(tunnel_name(name.project, name.name));
   for (const auto& link : chain) {
@@ -57,7 +38,7 @@ void show_chain(const std::vector<tunnel::chain_link>& chain, const resource_nam
     to.set_state(std::string{tunnel::to_string(link.what)});
     to.set_message(link.words);
     if (link.since_ms != 0) *to.mutable_since() = timestamp_from_ms(link.since_ms);
-    to.set_hint(hint_for(link, name));
+    to.set_hint(link.hint);
   }
   const auto* missing = tunnel::first_missing(chain);
   a.set_ready(missing == nullptr);

@@ -145,7 +145,8 @@ void derivation::judge(application& a, const entity_key& key, const v1::TunnelRo
                                 .before = std::move(before.gateways),
                                 .previous = fresh ? nullptr : &before.conditions,
                                 .wall_ms = a.wall_ms,
-                                .dials_agents = tables_.dials_agents(row.gateway_class())});
+                                .dials_agents = tables_.dials_agents(row.gateway_class()),
+                                .class_missing = tables_.lacks_gateway_class(row.gateway_class())});
   if (status.gateways.what == tunnel::gateway_knowledge::verdict::run) waiting_[row.partition()].remove(key);
   else waiting_[row.partition()].add(key, d.routed_revision);
   const bool changed = fresh || !same(before.conditions, status.conditions);
@@ -195,6 +196,24 @@ void derivation::class_changed(application& a, const std::string& gateway_class)
   for (const auto& project : projects->second)
     for (auto it = tables_.tunnels.lower_bound({project, ""}); it != tables_.tunnels.end() && it->first.first == project; ++it)
       if (const auto row = it->second.unpack(); row->gateway_class() == gateway_class) derive(a, it->first, *row, met);
+}
+
+std::vector<application> derivation::classes_changed(const application& a) {
+  std::vector<application> out;
+  if (a.partition != tables_.registry()) return out;
+  for (const auto& [each, tunnels] : tables_.carried) {
+    const auto& [partition, gateway_class] = each;
+    // Read for the first time: only then is it known which there are not.
+    const bool found_missing = a.change.rebuilt && tables_.lacks_gateway_class(gateway_class);
+    if (!found_missing && a.change.gateway_classes.count(gateway_class) == 0) continue;
+    if (out.empty() || out.back().partition != partition) {
+      out.push_back({.partition = partition, .revision = tables_.partitions[partition].revision, .steady_ms = a.steady_ms, .wall_ms = a.wall_ms});
+      out.back().change.acks = true;
+    }
+    class_changed(out.back(), gateway_class);
+  }
+  std::erase_if(out, [](const application& each) { return each.change.derived.empty(); });
+  return out;
 }
 
 // ---- at the start ----

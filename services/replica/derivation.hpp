@@ -41,6 +41,9 @@ public:
   void acknowledged(application& a, const std::string& gateway_class, revision_t before, revision_t now);
   /// Which gateways of this class count, or what they refuse, has changed: all tunnels that it carries.
   void class_changed(application& a, const std::string& gateway_class);
+  /// What `a`, already applied, says of gateway classes: to the tunnels that they carry, in every partition. Each
+  /// partition's changes come as one application.
+  std::vector<application> classes_changed(const application& a);
   /// Finds the classes whose gateways have been heard, or waited for, since the last call; once all have, conditions
   /// are known. Each partition's changes come as one application.
   std::vector<application> settle(std::int64_t steady_ms, std::int64_t wall_ms);

@@ -63,7 +63,8 @@ std::vector<tunnel::chain_link> tables::explain(const std::string& project, cons
                           .before = known.gateways,
                           .previous = &known.conditions,
                           .wall_ms = wall_ms,
-                          .dials_agents = dials_agents(row->gateway_class())});
+                          .dials_agents = dials_agents(row->gateway_class()),
+                          .class_missing = lacks_gateway_class(row->gateway_class())});
 }
 
 std::int64_t tables::age_ms(partition_id partition, std::int64_t steady_ms) const {
@@ -85,6 +86,11 @@ std::int64_t tables::age_ms(std::int64_t steady_ms) const {
 bool tables::dials_agents(const std::string& gateway_class) const {
   const auto it = gateway_classes.find(gateway_class);
   return it != gateway_classes.end() && (it->second->dial_mode().empty() || it->second->dial_mode() == "direct");
+}
+
+bool tables::lacks_gateway_class(const std::string& name) const {
+  const auto at = partitions.find(registry());
+  return at != partitions.end() && at->second.warm && gateway_classes.count(name) == 0;
 }
 
 std::vector<v1::GatewayState> tables::gateways_of(partition_id partition, const std::string& gateway_class) const {

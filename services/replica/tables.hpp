@@ -111,6 +111,8 @@ struct tables {
                                         const std::string& tunnel_uid, std::int64_t generation) const;
   /// Whether gateways of this class dial agents at their addresses.
   bool dials_agents(const std::string& gateway_class) const;
+  /// Whether it is certain that there is no such gateway class.
+  bool lacks_gateway_class(const std::string& name) const;
   /// Where everything is that belongs to no project: the last one.
   partition_id registry() const { return partitions.empty() ? 0 : partitions.rbegin()->first; }
   /// The gateways of a class as they were last heard of for one partition.

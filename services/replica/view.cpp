@@ -76,6 +76,7 @@ view::opened view::open_hint(const busv1::Revision& hint, std::int64_t steady_ms
 view::applied view::apply(const busv1::Revision& hint, std::int64_t steady_ms, std::int64_t wall_ms) {
   application a{.partition = hint.partition(), .steady_ms = steady_ms, .wall_ms = wall_ms};
   opened how;
+  std::vector<application> others;
   {
     std::unique_lock lock{mutex_};
     how = open_hint(hint, steady_ms);
@@ -85,10 +86,13 @@ view::applied view::apply(const busv1::Revision& hint, std::int64_t steady_ms, s
     if (how.rows) {
       rows_.apply(a, hint.rows(), false);
       derivation_.rows_changed(a);
+      others = derivation_.classes_changed(a);
     }
     finish(a);
+    for (auto& each : others) finish(each);
   }
   subscribers_.tell(a.change);
+  for (const auto& each : others) subscribers_.tell(each.change);
   if (how.rows) waits_.seen(a.partition, a.revision);
   return how.result;
 }
@@ -99,6 +103,7 @@ void view::apply_fetched(partition_id partition, bool complete, revision_t revis
                          const std::vector<v1::Row>& rows, std::int64_t steady_ms, std::int64_t wall_ms,
                          revision_t tombstones_from, std::int64_t incarnation) {
   application a{.partition = partition, .revision = revision, .steady_ms = steady_ms, .wall_ms = wall_ms};
+  std::vector<application> others;
   {
     std::unique_lock lock{mutex_};
     auto found = tables_.partitions.find(partition);
@@ -128,11 +133,14 @@ void view::apply_fetched(partition_id partition, bool complete, revision_t revis
     tables_.warm = std::all_of(tables_.partitions.begin(), tables_.partitions.end(),
                                [](const auto& each) { return each.second.warm; });
     derivation_.rows_changed(a);
+    others = derivation_.classes_changed(a);
     std::stable_sort(deleted.all.begin(), deleted.all.end(),
                      [](const auto& x, const auto& y) { return x.revision < y.revision; });
     finish(a);
+    for (auto& each : others) finish(each);
   }
   subscribers_.tell(a.change);
+  for (const auto& each : others) subscribers_.tell(each.change);
   waits_.seen(partition, revision);
 }
 

@@ -199,6 +199,46 @@ TEST_CASE("ready follows rows and acknowledgements") {
   }
 }
 
+TEST_CASE("a gateway class that does not exist is named, until it does") {
+  world w{-1};
+  auto t = rows::tunnel("p", "web", "edge", 2);
+  t.set_gateway_class("edges");
+  t.set_programmed_generation(0);
+  rows::condition(t, "Programmed", "False", "NoGateway", "no gateway of this class has acknowledged");
+  const auto words = [&](std::string_view type) {
+    return w.v.read([&](const tables& all) { return all.derived.at({"p", "web"}).conditions().of_type(type)->message(); });
+  };
+  const auto programmed = [&] {
+    for (const auto& link : w.v.read([&](const tables& all) { return all.explain("p", "web", w.now); }))
+      if (link.name == "gateways programmed") return link;
+    return tunnel::chain_link{};
+  };
+  v1::GatewayClassRow c;
+  c.set_name("edges");
+  c.set_version(2);
+  w.v.apply_fetched(0, true, 2, 1, {rows::row(t)}, w.now, w.now);
+  w.settle();
+  CHECK(words("Programmed") == "no gateway of this class has acknowledged");  // what classes there are has not been read
+  CHECK(programmed().words.find("There is no gateway class") == std::string::npos);
+  w.heard.clear();
+  w.v.apply_fetched(1, true, 1, 1, {}, w.now, w.now);
+  CHECK(words("Programmed") == "There is no gateway class edges.");
+  CHECK(words("Ready") == "There is no gateway class edges.");
+  CHECK(programmed().words.find("There is no gateway class edges.") == 0);
+  CHECK(programmed().hint.find("warrenctl gateway-class create edges ") == 0);
+  // Whoever watches hears of it, in the tunnel's own partition.
+  REQUIRE(w.heard.size() == 2);
+  CHECK(w.heard[1].partition == 0);
+  CHECK(w.heard[1].derived.count({"p", "web"}) == 1);
+  CHECK(w.heard[1].tunnels.empty());
+  auto created = rows::hint(2, {});
+  created.set_partition(1);
+  created.add_rows()->mutable_gateway_class()->CopyFrom(c);
+  REQUIRE(w.v.apply(created, w.now, w.now) == view::applied::yes);
+  CHECK(words("Programmed") == "no gateway of this class has acknowledged");
+  CHECK(programmed().hint.find("warrenctl gateway create NAME --class edges") == 0);
+}
+
 TEST_CASE("gateways are settled as soon as all registered ones are heard") {
   world w{-1};
   v1::GatewayRow g;

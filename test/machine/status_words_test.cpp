@@ -29,6 +29,7 @@ struct world {
   std::vector<v1::Condition> previous;
   std::int64_t wall = 50'000;
   route_plan plan;
+  bool dials = false, class_missing = false;
 
   world() {
     auto& r = *t.add_rules();
@@ -61,7 +62,8 @@ struct world {
     };
     plan = plan_routes(t, c, a);
     return {.tunnel = t, .plan = plan, .connector = c, .attachment = a, .gateways = gateways, .settled = settled,
-            .routed_revision = routed, .before = before, .previous = previous.empty() ? nullptr : &previous, .wall_ms = wall};
+            .routed_revision = routed, .before = before, .previous = previous.empty() ? nullptr : &previous, .wall_ms = wall,
+            .dials_agents = dials, .class_missing = class_missing};
   }
   std::string words() {
     const auto s = derive(inputs());
@@ -70,7 +72,7 @@ struct world {
       out += fmt::format("  {}: {} {} \"{}\" of generation {} since {}\n", c.type(), c.status(), c.reason(), c.message(),
                          c.observed_generation(), to_ms(c.last_transition_time()));
     out += fmt::format("  gateways: {} {} \"{}\"\n", static_cast<int>(s.gateways.what), s.gateways.revision, s.gateways.words);
-    for (const auto& l : explain(inputs())) out += fmt::format("  {:<8}{} since {}: {}\n", to_string(l.what), l.name, l.since_ms, l.words);
+    for (const auto& l : explain(inputs())) out += fmt::format("  {:<8}{} since {}: {}\n", to_string(l.what), l.name, l.since_ms, l.words) + (l.hint.empty() ? "" : fmt::format("          -> {}\n", l.hint));
     previous = s.conditions;
     before = s.gateways;
     return out;
@@ -100,6 +102,20 @@ std::vector<std::pair<std::string, change>> situations() {
          w.t.set_programmed_generation(0);
          rows::condition(w.t, "Programmed", "False", "NoGateway", "no gateway of this class has acknowledged");
        }},
+      {"there is no such gateway class", [](world& w) {
+         w.gateways.clear();
+         w.class_missing = true;
+         w.before = {};
+         w.t.set_gateway_class("nosuch");
+         w.t.set_programmed_generation(0);
+         rows::condition(w.t, "Programmed", "False", "NoGateway", "no gateway of this class has acknowledged");
+       }},
+      {"the gateway class of what is programmed has gone", [](world& w) {
+         w.gateways.clear();
+         w.class_missing = true;
+         w.routed = 11;
+       }},
+      {"a gateway is heard whose class is not known", [](world& w) { w.class_missing = true; }},
       {"one connector does not exist", [](world& w) { w.connectors.erase("back"); }},
       {"one connector is offline", [](world& w) {
          w.connectors.at("edge").set_online(false);
@@ -119,6 +135,11 @@ std::vector<std::pair<std::string, change>> situations() {
       {"it has no addressing", [](world& w) {
          w.connectors.at("edge").clear_addresses();
          w.connectors.at("edge").clear_home_relay();
+       }},
+      {"it has a relay only, and gateways dial agents themselves", [](world& w) {
+         w.dials = true;
+         w.connectors.at("edge").clear_addresses();
+         w.connectors.at("edge").set_home_relay("https://relay.example.com");
        }},
       {"nothing is attached", [](world& w) { w.attachments.clear(); }},
       {"an attachment is not acknowledged", [](world& w) { w.connectors.at("back").set_attached_generation(0); }},
