@@ -424,7 +424,9 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
   o.reset();
   if (!c->addressing_error().empty()) {
     o = obstacle{status_false, "InvalidAddressing", c->addressing_error()};
-    r = {"Correct what the agent reports, or the networks that the connector's class allows.", why};
+    r = {connector::is_of_row(c->addressing_error()) ? "Correct its row: it was not written by Warren."
+                                                     : "Correct what the agent reports, or the networks that the connector's class allows.",
+         why};
   } else if (!c->online()) {
     o = obstacle{status_false, "", ready != nullptr && ready->status() != status_true && !ready->message().empty()
                                        ? ready->message()
@@ -480,8 +482,13 @@ std::vector<chain_link> explain(const status_inputs& in) {
                        {accepted != nullptr && accepted->status() == status_false
                             ? "Correct the named field."
                             : "The instance that owns the project judges it as soon as it can."}));
-  chain.push_back(link("gateways programmed", programmed_obstacle(in), since_of(programmed),
-                       with_absence(programmed == nullptr ? "" : programmed->message(), in), for_gateways(in)));
+  // What is not valid is given to no gateway: then none of them can help.
+  const bool refused = accepted != nullptr && accepted->status() == status_false;
+  auto to_program = programmed_obstacle(in);
+  if (to_program && refused) to_program->message = "No gateway is given the tunnel before its spec is valid.";
+  chain.push_back(link("gateways programmed", to_program, since_of(programmed),
+                       with_absence(programmed == nullptr ? "" : programmed->message(), in),
+                       refused ? remedy{} : for_gateways(in)));
   for (const auto& name : connectors) explain_connector(in, name, chain);
   auto routed = gateways_obstacle(gateways);
   const auto* metadata = in.previous == nullptr ? nullptr : condition_of(*in.previous, "ConnectorMetadataProgrammed");

@@ -110,22 +110,25 @@ void session::subscribe(kind k, const std::string& name) {
   auto& t = types_[index(k)];
   if (name == "*") {
     t.wildcard = true;
-    t.owes_answer = true;
-  } else {
-    set_subscribed(t, t.names[name], true);
-    if (k == kind::route) unasked_.erase(name);
+    return forget_all(k);
   }
-  const auto again = [&](const std::string& one, name_state& n) {
-    n.acked = no_version;
-    n.must_answer = true;
-    if (n.refused) n.refused->version = no_version;
-    weigh(k, one, n, 0);
-  };
-  if (name == "*") {
-    for (auto& [one, n] : t.names) again(one, n);
-  } else {
-    again(name, t.names[name]);
-  }
+  auto& n = t.names[name];
+  set_subscribed(t, n, true);
+  if (k == kind::route) unasked_.erase(name);
+  forget(k, name, n);
+}
+
+void session::forget(kind k, const std::string& name, name_state& n) {
+  n.acked = no_version;
+  n.must_answer = true;
+  if (n.refused) n.refused->version = no_version;
+  weigh(k, name, n, 0);
+}
+
+void session::forget_all(kind k) {
+  auto& t = types_[index(k)];
+  t.owes_answer = true;
+  for (auto& [name, n] : t.names) forget(k, name, n);
 }
 
 void session::changed(const change& c) {
@@ -307,6 +310,13 @@ void session::accepted(kind k, const std::string& name) {
   if (it == t.names.end()) return;
   auto& n = it->second;
   n.in_flight = false;
+  // Envoy's scopes belong to its visitors' listeners. Those that it was told while it had a listener that it then
+  // refused or lost are gone, and it does not ask for them again.
+  if (k == kind::listener && is_visitors_listener(name) && n.sent != no_version) {
+    const bool scopes_gone = visitors_listener_tried_ && !runs_visitors_listener();
+    visitors_listener_tried_ = true;
+    if (scopes_gone && types_[index(kind::scope)].known) forget_all(kind::scope);
+  }
   n.acked = n.sent;
   n.sent = no_version;
   forget_refusal(k, name, n);
@@ -321,6 +331,7 @@ void session::accepted(kind k, const std::string& name) {
 void session::refuse(kind k, const std::string& name, const std::string& message, std::int64_t now_ms) {
   auto& n = types_[index(k)].names[name];
   n.in_flight = false;
+  if (k == kind::listener && is_visitors_listener(name)) visitors_listener_tried_ = true;
   const auto refused_version = n.sent;
   n.sent = no_version;
   refusal out{.type = k, .name = name, .partition = n.partition, .revision = n.pending,
@@ -365,6 +376,12 @@ bool session::refuses_listener() const {
     const auto& [name, n] = each;
     return n.refused && target_version(kind::listener, name) != no_version;
   });
+}
+
+bool session::runs_visitors_listener() const {
+  const auto& names = types_[index(kind::listener)].names;
+  return std::any_of(names.begin(), names.end(),
+                     [](const auto& each) { return is_visitors_listener(each.first) && each.second.acked != no_version; });
 }
 
 void session::weigh_listeners() {

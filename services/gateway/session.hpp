@@ -142,7 +142,11 @@ private:
   void accepted(kind k, const std::string& name);
   void refuse(kind k, const std::string& name, const std::string& message, std::int64_t now_ms);
   void forget_refusal(kind k, const std::string& name, name_state& n);
+  /// What the gateway has of it does not count: it is told anew.
+  void forget(kind k, const std::string& name, name_state& n);
+  void forget_all(kind k);
   bool refuses_listener() const;
+  bool runs_visitors_listener() const;
   /// What one listener has met may let another one go, or keep it.
   void weigh_listeners();
   bool may_send_route(const std::string& name) const;
@@ -159,6 +163,7 @@ private:
   std::map<partition_id, std::multiset<revision_t>> pending_;
   std::size_t pending_names_ = 0;
   std::size_t baseline_left_ = 0;
+  bool visitors_listener_tried_ = false;  ///< on this stream: taken, or refused
   std::map<partition_id, std::set<std::pair<kind, std::string>>> refused_;
   std::set<std::string> unasked_;  ///< routes that nobody asks for, as their scope is refused: they hold nothing back
   std::optional<refusal> last_refusal_;

@@ -152,6 +152,43 @@ TEST_CASE("what keeps its last good routes is told that the new ones are refused
   CHECK(foreign_answer(visitor.answers()) == "");
 }
 
+TEST_CASE("an address that a class cannot have keeps the old one open, and who has none lets no tunnel be Ready") {
+  WARREN_NEEDS_SERVERS();
+  whole s;
+  s.start_warrend();
+  s.start_envoy();
+  s.add_agent("home").await_session();
+  s.create_tunnel("t", "t.example.org", "home");
+  REQUIRE(s.await_ready("t", patience));
+  const warren::stack::origin squatter{"squatter"};
+  const auto taken = "127.0.0.1:" + std::to_string(squatter.port());
+  const auto refusals = [&] {
+    const auto g = nlohmann::json::parse(s.must_ctl({"gateway", "get", "gw-1", "-o", "json"}).out);
+    return g.value("refusals", 0);
+  };
+
+  s.must_ctl({"gateway-class", "update", "demo", "--listen", taken});
+  REQUIRE(poll_until([&] { return refusals() == 1; }, patience));
+  s.create_tunnel("later", "later.example.org", "home");
+  REQUIRE(s.await_ready("later", patience));
+  CHECK(is_the_targets(s.visit("later.example.org")));
+  CHECK(is_the_targets(s.visit("t.example.org")));
+
+  // A new Envoy has no old one.
+  s.stop_envoy();
+  warren::stack::process fresh{s.envoy().what()};
+  const auto told = s.await("tunnel", "t", [](const auto& b) { return reason_of(b, "Ready") == "Rejected"; }, patience);
+  REQUIRE_FALSE(told.is_null());
+  CHECK_THAT(whole::condition_message(told, "Ready"), Catch::Contains("gw-1") && Catch::Contains(taken));
+  CHECK_THAT(s.ctl({"tunnel", "why", "t"}).out, Catch::Contains(taken));
+  CHECK(refusals() == 1);
+
+  s.must_ctl({"gateway-class", "update", "demo", "--listen", "127.0.0.1:" + std::to_string(s.visitor_port())});
+  REQUIRE(s.await_ready("t", patience));
+  CHECK(is_the_targets(s.visit("t.example.org")));
+  CHECK(refusals() == 0);
+}
+
 TEST_CASE("rows that a rival has poisoned take their own tunnel down, and harm no other") {
   WARREN_NEEDS_SERVERS();
   town t;

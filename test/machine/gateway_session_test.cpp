@@ -617,8 +617,12 @@ TEST_CASE("a listener goes when those that take its place are there, and stays w
       f.settle(second);
       CHECK(f.talk->shut() == second + ": cannot take it");
       CHECK(f.talk->take_touched().count(0) == 1);
+      // What it was told of scopes went with the refused listener, and it does not ask again.
       listen("127.0.0.1:8080");
-      f.settle();
+      said.clear();
+      CHECK(f.say(&said) == lines{"lds +" + first});
+      f.ack(said.front());
+      CHECK(f.say() == lines{"srds +t.example"});
       CHECK(f.talk->shut().empty());
     }
   }
@@ -628,6 +632,9 @@ TEST_CASE("a listener goes when those that take its place are there, and stays w
     listen("");
     f.settle();
     CHECK(f.talk->shut() == "its class listens nowhere");
+    listen("127.0.0.1:8080");
+    f.settle();
+    CHECK(f.talk->shut().empty());
   }
 }
 

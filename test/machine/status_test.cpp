@@ -152,6 +152,20 @@ TEST_CASE("each missing link keeps a tunnel from being ready, and is named") {
     r->set_message("bad cluster");
     ready = "False/Rejected", missing = "gateways routed", metadata = "False/Pending";
   }
+  SECTION("the only gateway there is runs no listener, and does not count for it") {
+    w.gateways[0].set_counts(false);
+    w.gateways[0].set_connected(true);
+    auto* r = w.gateways[0].add_refused();
+    r->set_every(true);
+    r->set_message("visitors/0.0.0.0:80: cannot bind");
+    ready = "False/Rejected", missing = "gateways routed", metadata = "False/Pending";
+  }
+  SECTION("a gateway that counts has lost its listeners") {
+    auto* r = w.gateways[0].add_refused();
+    r->set_every(true);
+    r->set_message("its class listens nowhere");
+    ready = "False/Rejected", missing = "gateways routed", metadata = "False/Pending";
+  }
   SECTION("the gateways have not been heard") {
     w.settled = false;
     ready = "Unknown/Unknown", missing = "gateways routed", metadata = "Unknown/Unknown";
@@ -189,6 +203,18 @@ TEST_CASE("a relay is no way to a connector for gateways that dial agents themse
   SECTION("Envoy Gateway configures them") { w.gateways[0].set_handed_over(true); }
   w.step();
   CHECK(w.is("Ready") == (w.dials_agents && !w.gateways[0].handed_over() ? "False/InvalidAddressing" : "True/Ready"));
+}
+
+TEST_CASE("a gateway that runs no listener is not waited for beside one that does") {
+  world w;
+  w.gateway("gw-b", 0);
+  w.gateways[1].set_counts(false);
+  w.gateways[1].set_connected(true);
+  auto* r = w.gateways[1].add_refused();
+  r->set_every(true);
+  r->set_message("visitors/0.0.0.0:80: cannot bind");
+  w.step();
+  CHECK(w.is("Ready") == "True/Ready");
 }
 
 TEST_CASE("another tunnel's refusal does not hold this one back") {
