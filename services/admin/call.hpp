@@ -133,6 +133,13 @@ grpc::Status warm_enough(const replica::tables& tables, partition_id partition);
 /// What refuses a change before its owner is asked; nothing: go on.
 using judgement = std::optional<grpc::Status>;
 
+/// Whether what the owner answered still is what there is, status apart. If not, its answer is what the change made of
+/// it: of a request that is repeated, the first one.
+template <class Row> bool of_same_spec(const Row& answered, const Row& known) {
+  return answered.uid() == known.uid() && answered.generation() == known.generation() &&
+         answered.has_delete_time() == known.has_delete_time();
+}
+
 /// The whole way of a change: check, judge, send to the owner, wait for the replica, render. `render(reply)`
 /// fills the response, and may say with a status that it cannot.
 template <class Request, class Render>

@@ -8,12 +8,12 @@ namespace warren::admin {
 
 namespace {
 
-/// As this instance's copy has it; as the owner answered, once it is gone from there.
+/// As this instance's copy has it; as the owner answered, once it is something else there.
 corev1::ConnectorRow newest(const context& shared, const corev1::Reply& reply) {
   const auto& row = reply.row().connector();
   return shared.view.read([&](const replica::tables& tables) {
     const auto* known = tables.connector(row.project(), row.name());
-    return known != nullptr && known->uid() == row.uid() ? *known : row;
+    return known != nullptr && of_same_spec(row, *known) ? *known : row;
   });
 }
 

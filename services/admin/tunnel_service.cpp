@@ -10,13 +10,13 @@ namespace warren::admin {
 
 namespace {
 
-/// As this instance's copy has it, with derived conditions; as the owner answered, once it is gone from there.
+/// As this instance's copy has it, with derived conditions; as the owner answered, once it is something else there.
 void show(const context& shared, const corev1::Reply& reply, api::Tunnel& out) {
   const auto& row = reply.row().tunnel();
   shared.view.read([&](const replica::tables& tables) {
     const auto at = tables.tunnels.find({row.project(), row.name()});
     const auto known = at == tables.tunnels.end() ? nullptr : at->second.unpack();
-    if (!known || known->uid() != row.uid()) {
+    if (!known || !of_same_spec(row, *known)) {
       out = to_api(row, nullptr);
       return;
     }

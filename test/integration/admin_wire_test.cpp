@@ -653,6 +653,68 @@ TEST_CASE("a request id gives the first answer again, for its method and project
   CHECK(send(i, gone).error_code() == grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_CASE("a request that is repeated gives its own answer, whatever others have made of it since") {
+  if (!can_run()) return;
+  installation i;
+  i.furnish();
+  api::UpdateTunnelRequest off, on;
+  off.mutable_tunnel()->set_name("projects/fields/tunnels/t");
+  off.mutable_tunnel()->set_enabled(false);
+  off.set_request_id("off");
+  on = off;
+  on.mutable_tunnel()->set_enabled(true);
+  on.set_request_id("on");
+  api::Tunnel first, second, again, now;
+  REQUIRE(call(*i.tunnels, &tunnels::UpdateTunnel, off, &first).ok());
+  REQUIRE(call(*i.tunnels, &tunnels::UpdateTunnel, on, &second).ok());
+  REQUIRE(call(*i.tunnels, &tunnels::UpdateTunnel, off, &again).ok());
+  CHECK_FALSE(again.enabled());
+  CHECK(again.etag() == first.etag());
+  CHECK(again.generation() == first.generation());
+  api::GetTunnelRequest get;
+  get.set_name(first.name());
+  REQUIRE(call(*i.tunnels, &tunnels::GetTunnel, get, &now).ok());
+  CHECK(now.enabled());
+  CHECK(now.etag() == second.etag());
+
+  api::UpdateConnectorRequest short_lease, long_lease;
+  short_lease.mutable_connector()->set_name("projects/fields/connectors/c");
+  short_lease.mutable_connector()->mutable_lease_duration()->set_seconds(5);
+  short_lease.set_request_id("short");
+  long_lease = short_lease;
+  long_lease.mutable_connector()->mutable_lease_duration()->set_seconds(500);
+  long_lease.set_request_id("long");
+  api::Connector c_first, c_again;
+  REQUIRE(call(*i.connectors, &connectors::UpdateConnector, short_lease, &c_first).ok());
+  REQUIRE(send(i, long_lease).ok());
+  REQUIRE(call(*i.connectors, &connectors::UpdateConnector, short_lease, &c_again).ok());
+  CHECK(c_again.lease_duration().seconds() == 5);
+  CHECK(c_again.etag() == c_first.etag());
+
+  api::UpdateGatewayRequest moved;
+  moved.mutable_gateway()->set_name("gateways/g");
+  moved.mutable_gateway()->set_gateway_class("default");
+  moved.set_request_id("moved");
+  api::Gateway g_first, g_again;
+  REQUIRE(call(*i.gateways, &gateways::UpdateGateway, moved, &g_first).ok());
+  i.s.must_ctl({"gateway", "update", "g", "--class", "k"});
+  REQUIRE(call(*i.gateways, &gateways::UpdateGateway, moved, &g_again).ok());
+  CHECK(g_again.gateway_class() == "default");
+  CHECK(g_again.etag() == g_first.etag());
+
+  // Its creation was no deletion, though there is one now.
+  auto create = bad::good<api::CreateTunnelRequest>();
+  create.set_request_id("created");
+  api::Tunnel c1, c2;
+  REQUIRE(call(*i.tunnels, &tunnels::CreateTunnel, create, &c1).ok());
+  api::DeleteTunnelRequest gone;
+  gone.set_name(c1.name());
+  REQUIRE(send(i, gone).ok());
+  REQUIRE(call(*i.tunnels, &tunnels::CreateTunnel, create, &c2).ok());
+  CHECK(c2.uid() == c1.uid());
+  CHECK_FALSE(c2.has_delete_time());
+}
+
 TEST_CASE("a key belongs to one connector, and a refusal says which field") {
   if (!can_run()) return;
   installation i;
