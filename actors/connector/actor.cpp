@@ -2,7 +2,9 @@
 #include "actors/connector/actor.hpp"
 
 #include <mutex>
+#include <optional>
 
+#include "actors/connector/session.hpp"
 #include "actors/core/conditions.hpp"
 #include "actors/core/line_limits.hpp"
 #include "actors/core/protocol.hpp"
@@ -15,15 +17,48 @@ namespace {
 
 constexpr std::size_t secret_bytes = 32;
 
-template <class Parsed> bool counted_as_bad(self_ptr self, const Parsed& parsed) {
-  if (parsed) return false;
-  self->state.ctx.count->add("warren_bus_dropped_total", parsed.error.reason);
-  return true;
+/// Of many lines of one kind, for all connectors of the process together: how many were left out since the last one;
+/// none: leave this one out.
+class shared_budget {
+public:
+  explicit shared_budget(int lines_per_second) : budget_{lines_per_second} {}
+  std::optional<std::int64_t> allow(self_ptr self) {
+    const std::lock_guard lock{mutex_};
+    return budget_.allow(shell::now_of(self).steady_ms);
+  }
+
+private:
+  std::mutex mutex_;
+  line_budget budget_;
+};
+
+/// Counts what cannot be understood, and says so at most once a second: a bad release of agents must not fill the log.
+void drop(self_ptr self, std::string_view what, const wire::bad_message& why) {
+  auto& s = self->state;
+  s.ctx.count->add("warren_bus_dropped_total", why.reason);
+  static shared_budget budget{1};
+  if (const auto left_out = budget.allow(self))
+    log_line(spdlog::level::warn, "an agent's message was dropped",
+             {{"project", s.project}, {"connector", s.name}, {"partition", s.ctx.id}, {"kind", what},
+              {"reason", why.reason}, {"field", why.field}, {"error", why.message}},
+             *left_out);
+}
+template <class Parsed> bool dropped(self_ptr self, std::string_view what, const Parsed& parsed) {
+  if (!parsed) drop(self, what, parsed.error);
+  return !parsed;
+}
+
+/// Whoever wrote that agent learns what is wrong with its hello; silence would look like an owner that is away.
+void refuse_hello(self_ptr self, const std::string& reply_to, const wire::bad_message& why) {
+  if (reply_to.empty()) return;
+  const auto words = why.field.empty() ? why.message : why.field + ": " + why.message;
+  const auto reply = hello_error(errc::invalid, words, limits::stranger_retry / 1ms);
+  self->send(self->state.ctx.bus, bus_publish{reply_to, reply.SerializeAsString()});
 }
 
 void hear_command_reply(self_ptr self, const std::string& payload) {
   auto reply = wire::parse_command_reply(payload);
-  if (counted_as_bad(self, reply)) return;
+  if (dropped(self, "command_reply", reply)) return;
   event e;
   *e.mutable_command_reply() = std::move(*reply);
   shell::handle<traits>(self, std::move(e));
@@ -35,7 +70,7 @@ void hear_agent(self_ptr self, const agent_message& m) {
   switch (m.kind) {
     case agent_message::what::hello: {
       auto hello = wire::parse_hello(m.payload);
-      if (counted_as_bad(self, hello)) return;
+      if (dropped(self, "hello", hello)) return refuse_hello(self, m.reply_to, hello.error);
       *e.mutable_hello()->mutable_hello() = std::move(*hello);
       if (s.ctx.loaded_interval_ms) e.set_loaded_interval_ms(s.ctx.loaded_interval_ms());
       e.mutable_hello()->set_reply_to(m.reply_to);
@@ -45,7 +80,7 @@ void hear_agent(self_ptr self, const agent_message& m) {
     }
     case agent_message::what::heartbeat: {
       auto beat = wire::parse_heartbeat(m.payload);
-      if (counted_as_bad(self, beat)) return;
+      if (dropped(self, "heartbeat", beat)) return;
       s.ctx.count->add("warren_heartbeats_total");
       *e.mutable_heartbeat()->mutable_heartbeat() = std::move(*beat);
       if (s.ctx.loaded_interval_ms) e.set_loaded_interval_ms(s.ctx.loaded_interval_ms());
@@ -54,7 +89,7 @@ void hear_agent(self_ptr self, const agent_message& m) {
     }
     case agent_message::what::event: {
       auto said = wire::parse_event(m.payload);
-      if (counted_as_bad(self, said)) return;
+      if (dropped(self, "event", said)) return;
       *e.mutable_agent_event()->mutable_event() = std::move(*said);
       e.mutable_agent_event()->set_reply_to(m.reply_to);
       break;
@@ -163,12 +198,8 @@ void traits::carried_out(self_ptr self) {
   const bool news = s.shown_online.has_value();
   s.shown_online = online;
   if (!news) return;
-  static std::mutex mutex;  // one budget for all of them: a site that loses its network must not fill a disk
-  static line_budget budget;
-  const auto left_out = [&] {
-    const std::lock_guard lock{mutex};
-    return budget.allow(shell::now_of(self).steady_ms);
-  }();
+  static shared_budget budget{limits::news_lines_per_second};  // a site that loses its network must not fill a disk
+  const auto left_out = budget.allow(self);
   if (!left_out) return;
   const auto* ready = s.machine.has_row() ? find_condition(s.machine.row().conditions(), "Ready") : nullptr;
   log_line(spdlog::level::info, online ? "connector is online" : "connector is offline",

@@ -36,13 +36,15 @@ private:
 /// At most so many lines a second; the rest is counted. Not thread-safe.
 class line_budget {
 public:
+  explicit line_budget(int lines_per_second = limits::news_lines_per_second) : lines_max_{lines_per_second} {}
+
   /// How many were left out since the last line; nullopt: leave this one out.
   std::optional<std::int64_t> allow(std::int64_t now_ms) {
     if (lines_ == 0 || now_ms >= second_ms_ + 1000 || now_ms < second_ms_) {
       second_ms_ = now_ms;
       lines_ = 0;
     }
-    if (lines_ >= limits::news_lines_per_second) {
+    if (lines_ >= lines_max_) {
       ++left_out_;
       return std::nullopt;
     }
@@ -52,7 +54,7 @@ public:
 
 private:
   std::int64_t second_ms_ = 0, left_out_ = 0;
-  int lines_ = 0;
+  int lines_ = 0, lines_max_;
 };
 
 }  // namespace warren

@@ -569,6 +569,60 @@ TEST_CASE_METHOD(partition_world, "what was last heard of an agent outlasts its 
   }
 }
 
+TEST_CASE_METHOD(partition_world, "what an agent says wrongly is counted, and said at most once a second, with its field") {
+  start();
+  ask(create_connector());
+  advance(100s, 500ms);  // longer than any line of another test is ago
+  ask(create_connector());
+  log.str({});
+  for (int n = 0; n < 4; ++n) on_bus(bus::heartbeat_subject(id, "acme", bus::kind_connector, "home"), "\xff\xff");
+  on_bus(bus::event_subject(id, "acme", bus::kind_connector, "home"), "\xff\xff");
+  CHECK(dropped("garbage") == 5);
+  CHECK(logged("an agent's message was dropped") == 1);
+  CHECK(logged("\"connector\":\"home\"") == 1);
+  CHECK(logged("\"reason\":\"garbage\"") == 1);
+  advance(1s);
+  busv1::Heartbeat beat;
+  beat.set_version(1);
+  beat.set_session(7);
+  beat.set_token(std::string(64, 'e'));
+  beat.set_sequence(-1);
+  on_bus(bus::heartbeat_subject(id, "acme", bus::kind_connector, "home"), beat.SerializeAsString());
+  CHECK(dropped("field") == 1);
+  CHECK(logged("an agent's message was dropped") == 2);
+  CHECK(logged("\"field\":\"sequence\"") == 1);
+  CHECK(logged("\"suppressed\":4") == 1);
+}
+
+TEST_CASE_METHOD(partition_world, "a hello that cannot be understood is answered with what is wrong with it") {
+  start();
+  ask(create_connector());
+  busv1::HelloRequest hello;
+  hello.set_version(1);
+  SECTION("a field") {
+    hello.set_nonce("short");
+    on_bus(bus::hello_subject(id, "acme", bus::kind_connector, "home"), hello.SerializeAsString(), "agent");
+    REQUIRE(greeted().size() == 1);
+    CHECK(greeted()[0].error() == "invalid");
+    CHECK(greeted()[0].message().find("nonce: ") == 0);
+    CHECK(dropped("field") == 1);
+  }
+  SECTION("the version") {
+    hello.set_version(2);
+    hello.set_nonce(std::string(16, 'n'));
+    on_bus(bus::hello_subject(id, "acme", bus::kind_connector, "home"), hello.SerializeAsString(), "agent");
+    REQUIRE(greeted().size() == 1);
+    CHECK(greeted()[0].error() == "invalid");
+    CHECK(greeted()[0].message().find("version 2") != std::string::npos);
+  }
+  SECTION("all of it") {
+    on_bus(bus::hello_subject(id, "acme", bus::kind_connector, "home"), "\xff\xff", "agent");
+    REQUIRE(greeted().size() == 1);
+    CHECK(greeted()[0].error() == "invalid");
+  }
+  CHECK(greeted()[0].retry_after_ms() > 0);
+}
+
 TEST_CASE_METHOD(partition_world, "an entity that has gone to sleep leaves nothing behind") {
   start();
   ask(create_connector());
