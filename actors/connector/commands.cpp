@@ -92,6 +92,12 @@ void save_command(transition& t, row_write::op what, v1::ConnectorRow row, momen
     }
     after.clear_row();
     after.mutable_attachments()->clear();
+    // What the answer shows: it was there, and nobody is let through any more.
+    auto& last = *save.rows.front().row.mutable_connector();
+    *last.mutable_delete_time() = timestamp_from_ms(now.wall_ms);
+    last.set_online(false);
+    set_condition(*last.mutable_conditions(), "Ready", status_false, "Deleting", "The connector is being deleted.",
+                  last.generation(), now.wall_ms);
   } else {
     if (what == row_write::op::insert) {
       after.set_appeared(true);

@@ -461,6 +461,19 @@ TEST_CASE_METHOD(world, "connector: enrolment sets a key once, rotation changes 
   CHECK(commands(busv1::AgentCommand::kHelloAgain).size() == 1);
 }
 
+TEST_CASE_METHOD(world, "connector: what was deleted is not shown as ready") {
+  online();
+  const auto r = command("delete_connector { name: 'home' }");
+  CHECK(r.code().empty());
+  const auto& last = r.row().connector();
+  CHECK_FALSE(last.online());
+  CHECK(last.has_delete_time());
+  const auto* shown = find_condition(last.conditions(), "Ready");
+  REQUIRE(shown != nullptr);
+  CHECK(shown->status() == "False");
+  CHECK(shown->reason() == "Deleting");
+}
+
 TEST_CASE_METHOD(world, "connector: a key that somebody has is refused by the store, to the caller") {
   start();
   failure.emplace();
