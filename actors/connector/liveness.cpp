@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "actors/connector/spec.hpp"
 #include "actors/core/limits.hpp"
 
 namespace warren::connector {
@@ -68,9 +69,12 @@ std::uint64_t say_dial(transition& t) {
 
 }  // namespace
 
+std::int64_t lease_of(const v1::ConnectorRow& row) {
+  return check_lease(row.lease_duration_ms()) ? ms(limits::lease_default) : row.lease_duration_ms();
+}
+
 std::int64_t wanted_interval(const state& s) {
-  const auto lease = exists(s) && s.row().lease_duration_ms() > 0 ? s.row().lease_duration_ms() : ms(limits::lease_default);
-  return std::max(s.heartbeat_interval_ms(), std::min(s.loaded_interval_ms(), lease / limits::heartbeats_per_lease_min));
+  return std::max(s.heartbeat_interval_ms(), std::min(s.loaded_interval_ms(), lease_of(s.row()) / limits::heartbeats_per_lease_min));
 }
 
 bool heard_since_lease(const state& s) { return s.heard_ms() != 0 && s.heard_ms() >= s.lease_from_ms(); }
@@ -163,7 +167,7 @@ void pass_time(state& s, moment now) {
   }
   if (s.suspicion_serial() != 0 && now.steady_ms >= s.dial_until_ms()) end_suspicion(s);
   if (s.silence().empty() && !s.bus_down() && !s.mass_silence() && !in_grace(s, now) &&
-      now.steady_ms > heard_from(s) + s.row().lease_duration_ms()) {
+      now.steady_ms > heard_from(s) + lease_of(s.row())) {
     s.set_silence(std::string{lease_expired});
     end_suspicion(s);
   }
@@ -260,7 +264,7 @@ void arm_liveness(transition& t, moment now) {
   if (s.row().online()) want_wake(t, now.steady_ms + ms(limits::passivate_after));
   if (!s.silence().empty() || s.bus_down()) return;
   if (in_grace(s, now)) want_wake(t, s.grace_until_ms());
-  if (!s.mass_silence()) want_wake(t, std::max(heard_from(s) + s.row().lease_duration_ms() + 1, s.grace_until_ms()));
+  if (!s.mass_silence()) want_wake(t, std::max(heard_from(s) + lease_of(s.row()) + 1, s.grace_until_ms()));
   if (!s.row().online()) return;
   if (heard_since_lease(s) && now.steady_ms < overdue_at(s)) want_wake(t, overdue_at(s));
   if (const auto due = suspicion_due(s, now); due != never_ms) want_wake(t, std::max(now.steady_ms + 1, due));

@@ -12,6 +12,9 @@ bool heard_since_lease(const state& s);
 /// No heartbeat where one was due. After a takeover or a cut, only the roll call can tell.
 bool is_silent(const state& s, moment now);
 
+/// How long silence is tolerated; what a rival spoilt counts as the default, and its field is named elsewhere.
+std::int64_t lease_of(const v1::ConnectorRow& row);
+
 /// What its agent shall leave between heartbeats: under load longer than the settings say, but several to a lease.
 std::int64_t wanted_interval(const state& s);
 

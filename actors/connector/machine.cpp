@@ -14,6 +14,7 @@
 #include "actors/connector/liveness.hpp"
 #include "actors/connector/rows.hpp"
 #include "actors/connector/session.hpp"
+#include "actors/connector/spec.hpp"
 #include "actors/core/conditions.hpp"
 #include "actors/core/limits.hpp"
 
@@ -36,7 +37,8 @@ void hear_class(state& s, const v1::ClassState& c, moment now) {
   *s.mutable_class_() = c;
   s.set_addressing_changed(true);
   // What was refused may be allowed now; only the agent knows it, when nobody has heard it since the takeover.
-  if (exists(s) && !s.row().addressing_error().empty() && !s.has_addressing()) want_report(s, now);
+  if (exists(s) && !s.row().addressing_error().empty() && !is_of_row(s.row().addressing_error()) && !s.has_addressing())
+    want_report(s, now);
 }
 
 /// A row that this owner sees for the first time: everything that only a former owner knew starts anew.

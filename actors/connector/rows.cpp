@@ -40,12 +40,11 @@ void plan_addressing(const state& s, plan& p) {
   if (addresses_of(p.row) != before) p.row.set_dialable(false);
 }
 
-/// A key that a rival wrote, and that is none, makes the row unusable whatever the agent reports.
-void plan_key(plan& p) {
-  constexpr std::string_view field = "public_key: ";
-  const auto wrong = p.row.session_token_hash().empty() ? std::nullopt : check_public_key(p.row.public_key());
+/// A key or a lease that a rival wrote, and that is none, makes the row unusable whatever the agent reports.
+void plan_spoilt(plan& p) {
+  const auto wrong = p.row.session_token_hash().empty() ? std::nullopt : check_own_fields(p.row);
   if (wrong) p.row.set_addressing_error(wrong->field + ": " + wrong->message);
-  else if (p.row.addressing_error().starts_with(field)) p.row.clear_addressing_error();
+  else if (is_of_row(p.row.addressing_error())) p.row.clear_addressing_error();
 }
 
 void plan_row(const state& s, plan& p, moment now) {
@@ -64,7 +63,7 @@ void plan_row(const state& s, plan& p, moment now) {
                   row.generation(), now.wall_ms);
   }
   plan_addressing(s, p);
-  plan_key(p);
+  plan_spoilt(p);
   if (s.proved_dialable() && s.proved_addresses() == addresses_of(row)) row.set_dialable(true);
   // The agent's word counts for what it can hold. A number from a history that was lost says nothing: until it has
   // answered with one of ours, what it had acknowledged before holds.

@@ -238,7 +238,7 @@ void owe_sessions(transition& t) {
   r.set_token(s.welcome().token());
   r.set_heartbeat_interval_ms(wanted_interval(s));
   r.set_connector_uid(s.row().uid());
-  r.set_lease_duration_ms(s.row().lease_duration_ms());
+  r.set_lease_duration_ms(lease_of(s.row()));
   r.set_retry_after_ms(ms(limits::repeat_after));
   r.set_addressing_error(s.row().addressing_error());
   fill_set(*r.mutable_attachments(), s);

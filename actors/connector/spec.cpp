@@ -120,8 +120,7 @@ std::vector<violation> canonicalise(v1::ConnectorSpec& spec, const std::vector<s
   }
   if (has(fields, "lease_duration_ms") || has(fields, "lease_duration")) {
     if (spec.lease_duration_ms() == 0) spec.set_lease_duration_ms(millis{limits::lease_default}.count());
-    if (spec.lease_duration_ms() < lease_min_ms || spec.lease_duration_ms() > lease_max_ms)
-      wrong.push_back({"lease_duration", "must be between 3 s and 1 h"});
+    if (auto bad = check_lease(spec.lease_duration_ms())) wrong.push_back(std::move(*bad));
   }
   return wrong;
 }
@@ -131,14 +130,27 @@ std::optional<violation> check_spec(const v1::ConnectorSpec& spec) {
   auto wrong = canonicalise(copy);
   if (!wrong.empty()) return wrong.front();
   if (spec.class_().empty()) return violation{"class", "is empty"};
-  if (spec.lease_duration_ms() == 0) return violation{"lease_duration", "must be between 3 s and 1 h"};
-  return std::nullopt;
+  return check_lease(spec.lease_duration_ms());
+}
+
+std::optional<violation> check_lease(std::int64_t lease_duration_ms) {
+  if (lease_duration_ms >= lease_min_ms && lease_duration_ms <= lease_max_ms) return std::nullopt;
+  return violation{"lease_duration", "must be between 3 s and 1 h"};
 }
 
 std::optional<violation> check_public_key(std::string_view key) {
   if (protocol::is_low_order_key_hex(key)) return violation{"public_key", "is a point of low order: anybody could sign for it"};
   if (protocol::is_public_key_hex(key)) return std::nullopt;
   return violation{"public_key", "must be 64 lower-case hex digits"};
+}
+
+std::optional<violation> check_own_fields(const v1::ConnectorRow& row) {
+  if (auto wrong = check_public_key(row.public_key())) return wrong;
+  return check_lease(row.lease_duration_ms());
+}
+
+bool is_of_row(std::string_view addressing_error) {
+  return addressing_error.starts_with("public_key: ") || addressing_error.starts_with("lease_duration: ");
 }
 
 std::optional<violation> check_row(const v1::ConnectorRow& row) {

@@ -28,6 +28,14 @@ std::optional<violation> check_spec(const v1::ConnectorSpec& spec);
 /// Nothing, or why this is no public key: 64 lower-case hex digits, a point of the curve or not.
 std::optional<violation> check_public_key(std::string_view key);
 
+/// Nothing, or why this is no lease.
+std::optional<violation> check_lease(std::int64_t lease_duration_ms);
+
+/// What of a stored row makes it unusable whatever its agent reports: its key, its lease.
+std::optional<violation> check_own_fields(const v1::ConnectorRow& row);
+/// Whether a row's addressing_error names one of these fields, which an operator has to correct in the row.
+bool is_of_row(std::string_view addressing_error);
+
 /// What of a stored row no gateway can be told, whoever wrote it: its key, or how it is reached. Nothing of such a row
 /// is routed to (tunnel/routing), and its condition names the field.
 std::optional<violation> check_row(const v1::ConnectorRow& row);

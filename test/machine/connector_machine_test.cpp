@@ -474,6 +474,30 @@ TEST_CASE_METHOD(world, "connector: what was deleted is not shown as ready") {
   CHECK(shown->reason() == "Deleting");
 }
 
+TEST_CASE_METHOD(world, "connector: a lease that a rival spoilt is named, and nobody is taken for silent by it") {
+  online();
+  heartbeat();
+  row->set_lease_duration_ms(GENERATE(0, -5, 2'999, 3'600'001));
+  row->set_version(++revision);
+  start();
+  CHECK_FALSE(row->online());
+  CHECK(ready() == "False/InvalidAddressing/lease_duration: must be between 3 s and 1 h");
+  forget();
+  for (int n = 0; n < 10; ++n) {
+    heartbeat();
+    pass(2000);
+  }
+  CHECK(writes.empty());
+  hello();
+  REQUIRE(hello_reply());
+  CHECK(hello_reply()->lease_duration_ms() == limits::lease_default / 1ms);
+  row->set_lease_duration_ms(10'000);
+  row->set_version(++revision);
+  start();
+  CHECK(row->online());
+  CHECK(row->addressing_error().empty());
+}
+
 TEST_CASE_METHOD(world, "connector: a key that somebody has is refused by the store, to the caller") {
   start();
   failure.emplace();
