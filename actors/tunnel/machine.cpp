@@ -623,6 +623,8 @@ void adopt_rival(transition& t, moment now) {
     row.set_observed_generation(row.generation());
     set_condition(*row.mutable_conditions(), "Accepted", status_false, "Invalid",
                   wrong->field + ": " + wrong->message, row.generation(), now.wall_ms);
+    set_condition(*row.mutable_conditions(), "Programmed", status_false, "Pending",
+                  "not before the spec is valid: " + wrong->field + ": " + wrong->message, row.generation(), now.wall_ms);
   } else {
     accept(row, now.wall_ms);
     v1::TunnelRow claimed;

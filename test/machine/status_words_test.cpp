@@ -87,6 +87,19 @@ std::vector<std::pair<std::string, change>> situations() {
       {"all is well", [](world&) {}},
       {"nobody has judged the spec yet", [](world& w) { w.t.clear_conditions(); }},
       {"the spec is refused", [](world& w) { rows::condition(w.t, "Accepted", "False", "Invalid", "hostnames[0]: no"); }},
+      {"a rival has taken its rules away",
+       [](world& w) {
+         w.t.clear_rules();
+         w.t.set_generation(2);
+         w.gateways.clear();
+         rows::condition(w.t, "Accepted", "False", "Invalid", "rules: needs 1 to 16");
+         rows::condition(w.t, "Programmed", "False", "Pending", "not before the spec is valid: rules: needs 1 to 16");
+       }},
+      {"a rival has spoilt the lease of its connector",
+       [](world& w) {
+         w.connectors["edge"].set_online(false);
+         w.connectors["edge"].set_addressing_error("lease_duration: must be between 3 s and 1 h");
+       }},
       {"the spec is of a generation that nobody has judged", [](world& w) { w.t.set_generation(2); }},
       {"switched off", [](world& w) {
          w.t.set_enabled(false);

@@ -603,6 +603,21 @@ TEST_CASE("a rival that changes the spec makes a generation, checked and claimed
     CHECK(accepted->reason() == "Invalid");
     CHECK(accepted->message().find("hostnames") != std::string::npos);
   }
+  SECTION("without rules: no gateway is waited for, and the field is named") {
+    row.clear_rules();
+    p.on(play::reloaded(row));
+    CHECK(find_condition(p.s.row().conditions(), "Accepted")->message().find("rules: ") == 0);
+    CHECK(p.programmed().status() == "False");
+    CHECK(p.programmed().reason() == "Pending");
+    CHECK(p.programmed().message().find("rules: ") != std::string::npos);
+    CHECK(p.programmed().message().find("gateway") == std::string::npos);
+    row = p.s.row();
+    row.set_generation(3);
+    *row.add_rules() = p.s.row().previous_rules(0);
+    p.on(play::reloaded(row));
+    CHECK(is_true(p.s.row().conditions(), "Accepted"));
+    CHECK(p.programmed().message() == "waiting for gateways");
+  }
   SECTION("met as a conflict") {
     row.set_enabled(false);
     p.conflict(play::update_target("http://localhost:9090"), row);
