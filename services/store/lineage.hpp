@@ -20,6 +20,7 @@ struct database_life {
   int timeline = 0;                                 ///< of the WAL that is being written
   std::int64_t incarnation = 0;
   std::map<partition_id, revision_t> revisions;
+  int partitions = 0;                               ///< as fixed when it was initialised, whatever rows there are
 };
 
 /// What a process has seen since it started.

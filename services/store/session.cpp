@@ -35,6 +35,7 @@ database_life life_of(pqxx::transaction_base& tx) {
   now.recorded_timeline = optional_of<int>(row["timeline"]);
   now.timeline = row["timeline_now"].as<int>();
   now.incarnation = row["incarnation"].as<std::int64_t>();
+  now.partitions = row["partitions"].as<int>();
   if (row["identifier_readable"].as<bool>())
     now.identifier = tx.exec_prepared1("read_system_identifier")[0].as<std::int64_t>();
   for (const auto& each : tx.exec_prepared("read_revisions")) now.revisions[each[0].as<int>()] = each[1].as<std::int64_t>();
@@ -67,7 +68,7 @@ void settle_incarnation(session& s, lineage* history) {
   }
   if (verdict.is != what::same)
     tx.exec_prepared("record_installation", now.identifier ? std::to_string(*now.identifier).c_str() : nullptr, now.timeline);
-  s.partitions = static_cast<int>(now.revisions.size()) - 1;  // the reserved one is not counted
+  s.partitions = now.partitions;
   s.incarnation = now.incarnation;
   tx.commit();
   if (history) history->settled(now.incarnation, now.identifier, now.timeline);

@@ -142,6 +142,16 @@ TEST_CASE("a row that a rival holds is a conflict, at once") {
   must_save(a.save(updating(epoch, tunnel_row("t"), first)));
 }
 
+TEST_CASE("how many partitions there are is what was fixed, not how many rows a rival has left") {
+  database db;
+  db.exec("DELETE FROM partition WHERE id = " + std::to_string(home == 3 ? 4 : 3));
+  instance a{db};
+  CHECK(a.s->partitions() == 64);
+  db.exec("INSERT INTO partition (id) SELECT generate_series(0, 64) ON CONFLICT DO NOTHING");
+  const auto epoch = a.own(home);
+  must_save(a.save(inserting(epoch, tunnel_row("t"))));
+}
+
 TEST_CASE("one bad transition of a group fails alone") {
   database db;
   instance a{db};
