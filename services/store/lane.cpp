@@ -11,6 +11,7 @@
 #include <spdlog/spdlog.h>
 
 #include "actors/core/limits.hpp"
+#include "actors/log.hpp"
 #include "services/store/failpoint.hpp"
 #include "services/store/rows.hpp"
 #include "services/store/statements.hpp"
@@ -207,7 +208,12 @@ bool worker::work() {
     const bool broken = f.kind == sql_failure::what::broken || f.kind == sql_failure::what::in_doubt;
     if (broken) lost_connection(f.message);
     if (!broken || clock::now() - j.since > common_.give_up) {
-      if (!broken) spdlog::warn("store: {}", first_line(f.message));
+      const auto times = broken ? std::nullopt : common_.failures.failed(j.what, now_ms());
+      if (times)
+        log_line(spdlog::level::warn, "store: a statement has failed",
+                 {{"doing", j.what}, {"partition", j.partition}, {"statement", f.statement}, {"table", f.table},
+                  {"error", first_line(f.message)}},
+                 *times - 1);
       j.fail(first_line(f.message));
     } else {
       std::lock_guard lock{mutex_};

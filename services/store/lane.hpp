@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -14,12 +15,28 @@
 #include <vector>
 
 #include "actors/core/counters.hpp"
+#include "actors/core/line_limits.hpp"
 #include "services/store/group.hpp"
 #include "services/store/session.hpp"
 
 namespace warren::sql {
 
 using clock = std::chrono::steady_clock;
+
+/// What is said of jobs that fail again and again: of each kind a line when it begins, then one now and then.
+/// Thread-safe.
+class failure_lines {
+public:
+  /// How often it has failed since the last line, this time included, when there is something to say.
+  std::optional<std::int64_t> failed(const std::string& what, std::int64_t now_ms) {
+    std::lock_guard lock{mutex_};
+    return of_[what].failed(now_ms);
+  }
+
+private:
+  std::mutex mutex_;
+  std::map<std::string, outage> of_;  // as many as there are kinds of jobs
+};
 
 /// What the threads of one store share. Set before they start.
 struct shared {
@@ -33,11 +50,14 @@ struct shared {
   std::shared_ptr<lineage> history;  ///< never null
   std::atomic<std::int64_t> incarnation{0};
   std::atomic<int> partitions{0};
+  failure_lines failures;
 };
 
 /// Work that needs the connection for itself. `run` may be called again after a broken connection; `fail` is
 /// called instead when there is no connection for too long. Exactly one of them is the last.
 struct job {
+  std::string what;              ///< for the log: which kind of job
+  partition_id partition = -1;   ///< for the log; -1: of none
   std::function<void(session&)> run;
   std::function<void(const std::string& error)> fail;
   millis patience{0};  ///< with a silent server; 0: as long as a statement may take

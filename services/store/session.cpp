@@ -157,12 +157,21 @@ sql_failure classify(const std::exception& e, bool open) {
     return f;
   }
   const auto* sql = dynamic_cast<const pqxx::sql_error*>(&e);
-  if (sql) f.state = sql->sqlstate();
+  if (sql) {
+    f.state = sql->sqlstate();
+    // The name of a prepared statement; any other is text that holds people's data.
+    static const std::regex prepared{"(?:\\[PREPARE )?(\\w+)\\]?"};
+    std::smatch name;
+    if (std::regex_match(sql->query(), name, prepared)) f.statement = name[1];
+  }
   if (dynamic_cast<const pqxx::broken_connection*>(&e) || !open || f.state.rfind("08", 0) == 0 ||
       f.state.rfind("57P", 0) == 0 || f.state.rfind("53", 0) == 0 || f.state == "25006" || f.state == "25P03") {
     f.kind = what::broken;
     return f;
   }
+  static const std::regex of_table{"relation \"([^\"]+)\""};
+  std::smatch found;
+  if (std::regex_search(f.message, found, of_table)) f.table = found[1];
   if (dynamic_cast<const pqxx::transaction_rollback*>(&e) || f.state.rfind("40", 0) == 0 || f.state == "55P03" ||
       f.state == "57014") {
     f.kind = what::contended;

@@ -61,6 +61,8 @@ struct sql_failure {
   what kind = what::other;
   std::string state;       ///< SQLSTATE, where there is one
   std::string constraint;  ///< the violated constraint or column
+  std::string statement;   ///< its name, where it has one
+  std::string table;       ///< that the server says it was about; empty: it does not say
   std::string message;
 };
 /// `open`: whether the connection still is, after the exception.

@@ -108,8 +108,11 @@ public:
 
   /// On the reader that has the fewest calls behind it, roughly: in turn.
   template <class Answer, class F>
-  void read(std::shared_ptr<std::function<void(Answer)>> then, F f, millis patience = quick_read) {
+  void read(const char* what, partition_id partition, std::shared_ptr<std::function<void(Answer)>> then, F f,
+            millis patience = quick_read) {
     job j;
+    j.what = what;
+    j.partition = partition;
     j.patience = patience;
     j.run = [then, f](session& s) { (*then)(f(s)); };
     j.fail = [then](const std::string& error) {
@@ -126,6 +129,8 @@ public:
                    std::shared_ptr<std::function<void(loaded)>> then, std::function<void(lane::adopted)> next) {
     auto& l = lane_of(partition);
     job j;
+    j.what = "adopt";
+    j.partition = partition;
     j.run = [this, &l, partition, epoch, named, then, next](session& s) {
       const auto lost = [&] {
         loaded answer;
@@ -160,6 +165,8 @@ public:
       return (*then)(std::move(answer));
     }
     job j;
+    j.what = "load_entity";
+    j.partition = what->partition;
     j.patience = quick_read;
     j.run = [this, what, then, adopted](session& s) {
       loaded answer;
@@ -193,7 +200,7 @@ public:
 
   void load_all(load_partition what, std::shared_ptr<std::function<void(loaded)>> then) {
     adopt_first(what.partition, what.epoch, nullptr, then, [this, what, then](const lane::adopted&) {
-      read(then, [this, what](session& s) {
+      read("load_partition", what.partition, then, [this, what](session& s) {
         loaded answer;
         pqxx::nontransaction tx{s.conn};
         const auto found = tx.exec_prepared("owing_of", what.partition, common_.me, what.epoch);
@@ -217,7 +224,7 @@ public:
   }
 
   void fetch(const fetch_changes& what, std::shared_ptr<std::function<void(changes)>> then) {
-    read(std::move(then), [this, what](session& s) { return read_changes(s, what); }, config_.whole_read + 500ms);
+    read("fetch_changes", what.partition, std::move(then), [this, what](session& s) { return read_changes(s, what); }, config_.whole_read + 500ms);
   }
 
   changes read_changes(session& s, const fetch_changes& what) {
@@ -243,6 +250,7 @@ public:
   void purge(std::function<void(std::string)> then) {
     auto done = owned(std::move(then));
     job j;
+    j.what = "purge";
     j.run = [this, done](session& s) {
       std::vector<partition_id> mine;
       {
@@ -271,6 +279,8 @@ public:
       };
       for (auto id : mine) {
         job one;
+        one.what = "purge_tombstones";
+        one.partition = id;
         one.run = [id, finish](session& lane_session) {
           {
             pqxx::work tx{lane_session.conn};
@@ -429,7 +439,7 @@ void store::load(load_partition what, std::function<void(loaded)> then) {
 }
 
 void store::load(load_naming what, std::function<void(loaded)> then) {
-  impl_->read(owned(std::move(then)), [what = std::move(what)](session& s) {
+  impl_->read("load_naming", -1, owned(std::move(then)), [what = std::move(what)](session& s) {
     loaded answer;
     append(answer.rows, pqxx::nontransaction{s.conn}.exec_prepared("tunnels_naming", what.project, what.connector));
     return answer;
@@ -458,7 +468,7 @@ void store::find(find_answer what, std::function<void(save_result)> then) {
   std::function<void(found)> unpack = [then = std::move(then)](found f) {
     then(f.error.empty() ? std::move(f.answer) : save_result{save_unavailable{f.error}});
   };
-  impl_->read(owned(std::move(unpack)), [what = std::move(what)](session& s) {
+  impl_->read("find_answer", -1, owned(std::move(unpack)), [what = std::move(what)](session& s) {
     found f;
     snapshot tx{s.conn};
     const auto& r = what.request;
@@ -483,7 +493,7 @@ void store::list_audit(std::string project, std::int64_t before_id, int limit,
   };
   std::function<void(page)> unpack = [then = std::move(then)](page p) { then(std::move(p.error), std::move(p.events)); };
   limit = std::clamp(limit, 1, limits::page_size_max);
-  impl_->read(owned(std::move(unpack)), [project = std::move(project), before_id, limit](session& s) {
+  impl_->read("list_audit", -1, owned(std::move(unpack)), [project = std::move(project), before_id, limit](session& s) {
     page p;
     snapshot tx{s.conn};
     for (const auto& row : tx.exec_prepared("list_audit", project, before_id > 0 ? before_id : audit_newest, limit,
@@ -510,7 +520,7 @@ void store::next_gateway_stream(std::function<void(std::optional<std::int64_t>)>
   std::function<void(number)> unpack = [then = std::move(then)](const number& n) {
     then(n.error.empty() ? std::optional{n.value} : std::nullopt);
   };
-  impl_->read(owned(std::move(unpack)), [](session& s) {
+  impl_->read("next_gateway_stream", -1, owned(std::move(unpack)), [](session& s) {
     pqxx::work tx{s.conn};
     number n;
     n.value = tx.exec_prepared1("next_gateway_stream")[0].as<std::int64_t>();

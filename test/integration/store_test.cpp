@@ -7,7 +7,10 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include "services/store/actor.hpp"
@@ -140,6 +143,31 @@ TEST_CASE("a row that a rival holds is a conflict, at once") {
     CHECK(std::chrono::steady_clock::now() - begun < 400ms);
   }
   must_save(a.save(updating(epoch, tunnel_row("t"), first)));
+}
+
+TEST_CASE("a table that a rival locks is said once in a while, with what was tried and on which statement") {
+  database db;
+  instance a{db};
+  const auto epoch = a.own(home);
+  std::ostringstream log;
+  const auto before = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  {
+    pqxx::connection rival{db.conninfo};
+    pqxx::work tx{rival};
+    tx.exec("LOCK TABLE tunnel IN ACCESS EXCLUSIVE MODE");
+    for (int i = 0; i < 3; ++i) CHECK(a.load(load_entity{"tunnel", project, "t", home, epoch}).error.find("lock timeout") != std::string::npos);
+  }
+  spdlog::set_default_logger(before);
+  const auto text = log.str();
+  INFO(text);
+  CHECK(std::count(text.begin(), text.end(), '\n') == 1);
+  CHECK(text.find("\"doing\":\"load_entity\"") != std::string::npos);
+  CHECK(text.find("\"partition\":" + std::to_string(home)) != std::string::npos);
+  CHECK(text.find("\"statement\":\"load_tunnel") != std::string::npos);
+  CHECK(text.find("lock timeout") != std::string::npos);
+  CHECK(a.load(load_entity{"tunnel", project, "t", home, epoch}).error == "");
 }
 
 TEST_CASE("how many partitions there are is what was fixed, not how many rows a rival has left") {
