@@ -128,9 +128,7 @@ gateway_knowledge weigh(const status_inputs& in, const std::vector<std::string>&
 // What of a connector's row keeps the tunnel's gateways from reaching it.
 std::optional<violation> unreachable(const status_inputs& in, const v1::ConnectorRow& c) {
   if (auto wrong = connector::check_row(c)) return wrong;
-  // A fleet behind the extension hook has a tunnel gateway of its own, whatever its class says.
-  const bool dials = in.dials_agents && std::none_of(in.gateways.begin(), in.gateways.end(), [](auto& g) { return g.handed_over(); });
-  if (dials && c.addresses().empty())
+  if (c.addresses().empty() && dial_agents(in.dials_agents, in.gateways))
     return violation{"addresses", fmt::format("has none, and gateways of class {} dial agents themselves: a home relay is no way to it",
                                               in.tunnel.gateway_class())};
   return std::nullopt;
@@ -454,6 +452,10 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
 }
 
 }  // namespace
+
+bool dial_agents(bool class_says, const std::vector<v1::GatewayState>& gateways) {
+  return class_says && std::none_of(gateways.begin(), gateways.end(), [](auto& g) { return g.handed_over(); });
+}
 
 std::string_view to_string(chain_link::state s) {
   switch (s) {

@@ -72,6 +72,10 @@ std::vector<chain_link> explain(const status_inputs& in);
 /// The first that is not ok; nullptr: a visitor gets through.
 const chain_link* first_missing(const std::vector<chain_link>& chain);
 
+/// Whether gateways dial agents at their addresses, when their class says so: a fleet behind the extension hook has a
+/// tunnel gateway of its own all the same.
+bool dial_agents(bool class_says, const std::vector<v1::GatewayState>& gateways);
+
 /// "gw-a is stalled, gw-b is not connected": those of a class that do not count. Empty: there are none.
 template <class Gateways> std::string absent_gateways(const Gateways& all, std::string_view gateway_class) {
   std::string out;

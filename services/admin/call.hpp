@@ -127,6 +127,9 @@ std::string principal_of(const grpc::CallbackServerContext& of);
 /// (`warren-data-age-reason`).
 void tell_age(context& shared, grpc::CallbackServerContext& of, std::int64_t age_ms);
 
+/// Whether this instance knows that it does not reach NATS.
+inline bool is_deaf(const context& shared) { return shared.config.bus_away && !shared.config.bus_away().empty(); }
+
 /// Not OK: this instance's copy of that partition (-1: any) is not complete yet.
 grpc::Status warm_enough(const replica::tables& tables, partition_id partition);
 

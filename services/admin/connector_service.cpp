@@ -51,8 +51,21 @@ unary* connector_service::EnrolConnector(rpc* of, const api::EnrolConnectorReque
 
 namespace {
 
-/// Reads a connector here and asks its owner when its agent was last heard; then `answer(row, observed, now)`,
-/// `observed` null when the owner did not say.
+/// A tunnel to it whose gateways dial agents themselves.
+void find_dialling(const replica::tables& tables, const std::string& project, const std::string& name, connector_surroundings& out) {
+  const auto tunnels = tables.tunnels_by_connector.find({project, name});
+  if (tunnels == tables.tunnels_by_connector.end()) return;
+  for (const auto& each : tunnels->second) {
+    const auto row = tables.tunnel(project, each);
+    if (!row || !tunnel::dial_agents(tables.dials_agents(row->gateway_class()), tables.gateways_of(row->partition(), row->gateway_class())))
+      continue;
+    out.dialled_for = each;
+    out.dialling_class = row->gateway_class();
+    return;
+  }
+}
+
+/// Reads a connector here and asks its owner when its agent was last heard; then `answer(row, surroundings, now)`.
 template <class Answer> unary* get_observed(context& shared, rpc& of, const std::string& full_name, Answer answer) {
   auto c = std::make_shared<call>(shared, of);
   if (!c->admitted()) return c->reactor();
@@ -63,12 +76,14 @@ template <class Answer> unary* get_observed(context& shared, rpc& of, const std:
     return c->reactor();
   }
   auto row = std::make_shared<corev1::ConnectorRow>();
+  auto around = std::make_shared<connector_surroundings>();
   std::int64_t age_ms = 0;
   const auto status = shared.view.read([&](const replica::tables& tables) {
     if (auto cold = warm_enough(tables, shared.partition_of(name->project)); !cold.ok()) return cold;
     const auto* found = tables.connector(name->project, name->name);
     if (found == nullptr) return not_found(full_name);
     *row = *found;
+    find_dialling(tables, name->project, name->name, *around);
     age_ms = tables.age_ms(shared.partition_of(name->project), steady_ms());
     return grpc::Status::OK;
   });
@@ -77,9 +92,11 @@ template <class Answer> unary* get_observed(context& shared, rpc& of, const std:
     return c->reactor();
   }
   tell_age(shared, of, age_ms);
-  observe(shared, name->project, {name->name}, c->deadline(), [c, row, answer](const observations& heard) {
+  observe(shared, name->project, {name->name}, c->deadline(), [c, row, around, answer](const observations& heard) {
     const auto at = heard.find(row->name());
-    answer(*row, at == heard.end() ? nullptr : &at->second, wall_ms());
+    around->observed = at == heard.end() ? nullptr : &at->second;
+    around->deaf = is_deaf(c->shared());
+    answer(*row, *around, wall_ms());
     c->finish(grpc::Status::OK);
   });
   return c->reactor();
@@ -88,21 +105,21 @@ template <class Answer> unary* get_observed(context& shared, rpc& of, const std:
 }  // namespace
 
 unary* connector_service::GetConnector(rpc* of, const api::GetConnectorRequest* q, api::Connector* a) {
-  return get_observed(shared_, *of, q->name(), [a](const corev1::ConnectorRow& row, const corev1::Observed* observed, std::int64_t) {
+  return get_observed(shared_, *of, q->name(), [a](const corev1::ConnectorRow& row, const connector_surroundings& around, std::int64_t) {
     *a = to_api(row);
-    if (observed != nullptr) *a->mutable_hearing() = to_api(*observed);
+    if (around.observed != nullptr) *a->mutable_hearing() = to_api(*around.observed);
   });
 }
 
 unary* connector_service::ExplainConnector(rpc* of, const api::ExplainConnectorRequest* q,
                                            api::ExplainConnectorResponse* a) {
   return get_observed(
-      shared_, *of, q->name(), [a](const corev1::ConnectorRow& row, const corev1::Observed* observed, std::int64_t now) {
+      shared_, *of, q->name(), [a](const corev1::ConnectorRow& row, const connector_surroundings& around, std::int64_t now) {
         a->set_name(connector_name(row.project(), row.name()));
         a->set_online(row.online());
         a->set_summary("The agent is there.");
         bool said = false;
-        for (auto& link : explain_connector(row, observed, now)) {
+        for (auto& link : explain_connector(row, around, now)) {
           if (!link.ok() && !std::exchange(said, true)) a->set_summary(link.what() + ": " + link.message());
           *a->add_links() = std::move(link);
         }

@@ -39,7 +39,10 @@ std::int64_t since_of(const corev1::Condition* c) {
 
 }  // namespace
 
-std::string heard_words(const corev1::Observed* observed, std::int64_t wall_ms) {
+std::string_view deaf_hint() { return "ask another instance (--server), or see what /readyz of this one says of its bus"; }
+
+std::string heard_words(const corev1::Observed* observed, std::int64_t wall_ms, bool deaf) {
+  if (observed == nullptr && deaf) return "When it was last heard is not known: this instance does not reach NATS.";
   if (observed == nullptr) return "When it was last heard is not known: its owner does not answer.";
   if (observed->heard_ms() != 0) return fmt::format("Last heartbeat received {}.", ago(wall_ms - observed->heard_ms()));
   if (observed->listening_ms() != 0)
@@ -58,8 +61,10 @@ api::Hearing to_api(const corev1::Observed& observed) {
   return out;
 }
 
-std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const corev1::Observed* observed,
+std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const connector_surroundings& around,
                                          std::int64_t wall_ms) {
+  const auto* observed = around.observed;
+  const bool unheard = observed == nullptr && around.deaf;
   const auto self = fmt::format("{} -p {}", row.name(), row.project());
   const auto* accepted = find_condition(row.conditions(), "Accepted");
   const auto* ready = find_condition(row.conditions(), "Ready");
@@ -88,22 +93,34 @@ std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const 
                      : observed->heard_ms() != 0 && in_lease        ? found::ok
                      : in_lease && row.online()                     ? found::unknown
                                                                     : found::missing;
-  out.push_back(link("agent heard", heard, heard_words(observed, wall_ms), observed == nullptr ? 0 : observed->heard_ms(),
-                     "start its agent (warren-agent run); its log says whether it reaches NATS"));
+  out.push_back(link("agent heard", heard, heard_words(observed, wall_ms, around.deaf), observed == nullptr ? 0 : observed->heard_ms(),
+                     unheard                  ? std::string{deaf_hint()}
+                     : observed == nullptr    ? "see: warrenctl instance list, and ask again when its project has an owner"
+                     : heard == found::unknown ? "wait for its next heartbeat; its log says whether it reaches NATS"
+                                               : "start its agent (warren-agent run); its log says whether it reaches NATS"));
 
   out.push_back(!row.addressing_error().empty()
                     ? link("addressing valid", found::missing, row.addressing_error(), since_of(ready),
                            "correct what the agent advertises, or the networks that its class allows")
                 : row.addresses().empty() && row.home_relay().empty()
                     ? link("addressing valid", found::missing, "The agent has reported no address yet.", 0,
-                           "start its agent with --listen or --advertise")
+                           unheard ? std::string{deaf_hint()} : "start its agent with --listen or --advertise")
+                : row.addresses().empty() && !around.dialled_for.empty()
+                    ? link("addressing valid", found::missing,
+                           fmt::format("It has a home relay and no address, and the gateways of class {}, which carry tunnel {}, dial "
+                                       "agents themselves: a home relay is no way to it.",
+                                       around.dialling_class, around.dialled_for),
+                           0, "start its agent with --advertise IP:PORT, an address where gateways reach it")
                     : link("addressing valid", found::ok,
                            row.addresses().empty() ? row.home_relay() : fmt::format("{}", fmt::join(row.addresses(), ", ")), 0));
 
   const bool doubtful = ready != nullptr && ready->status() == status_unknown;
   out.push_back(link("online", row.online() && !doubtful ? found::ok : doubtful ? found::unknown : found::missing,
                      ready != nullptr && !ready->message().empty() ? ready->message() : row.online() ? "Online." : "Not online.",
-                     since_of(ready), "start its agent (warren-agent run)"));
+                     since_of(ready),
+                     doubtful  ? "see mass_silence in /readyz: the silence of many at once says nothing of one"
+                     : unheard ? std::string{deaf_hint()}
+                               : "start its agent (warren-agent run)"));
 
   out.push_back(row.attached_generation() >= row.attachment_generation()
                     ? link("attachments acknowledged", found::ok, fmt::format("The agent holds generation {}.", row.attached_generation()), 0)

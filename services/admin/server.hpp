@@ -69,6 +69,8 @@ struct server_config {
   std::function<void(audit_query, std::function<void(audit_page)>)> audit;
   /// Why this instance does not reach the database at the moment; empty: it does. May be null.
   std::function<std::string()> database_away;
+  /// Why this instance does not reach NATS at the moment; empty: it does. May be null.
+  std::function<std::string()> bus_away;
   std::function<placement_info()> placement;  ///< what is known at the moment; does not block
   /// Whether any instance has said within the last moments that it has the database; may be empty.
   std::function<bool()> database_reached;

@@ -120,11 +120,13 @@ unary* tunnel_service::ExplainTunnel(rpc* of, const api::ExplainTunnelRequest* q
   tell_age(shared_, *of, age_ms);
   observe(shared_, name->project, connectors, c->deadline(), [c, a, chain, name, connectors](const observations& heard) {
     const auto now = wall_ms();
+    const bool deaf = is_deaf(c->shared());
     for (const auto& each : connectors)
       for (auto& link : *chain) {
         if (link.name != "connector " + each + " online") continue;
         const auto at = heard.find(each);
-        link.words += (link.words.empty() ? "" : " ") + heard_words(at == heard.end() ? nullptr : &at->second, now);
+        link.words += (link.words.empty() ? "" : " ") + heard_words(at == heard.end() ? nullptr : &at->second, now, deaf);
+        if (deaf && at == heard.end() && link.hint.starts_with("start its agent (warren-agent run)")) link.hint = deaf_hint();
       }
     show_chain(*chain, *name, *a);
     c->finish(grpc::Status::OK);

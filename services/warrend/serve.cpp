@@ -524,6 +524,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   };
   api.drain = admin::drain_over(link);
   api.away = [&health] { return health.wrong_with({"database", "bus", "cache", "placement"}); };
+  api.bus_away = [&health] { return health.wrong_with({"bus"}); };
   api.database_away = [&health] { return health.wrong_with({"database"}); };
   api.audit = [db](admin::audit_query q, std::function<void(admin::audit_page)> then) {
     db->list_audit(q.project, q.before_id, q.limit, [then](std::string error, std::vector<audit_event> events) {

@@ -250,6 +250,21 @@ TEST_CASE_METHOD(gateways, "warrenctl follows gateways, all of them or one") {
   CHECK(ctl({"gateway", "watch", "--filter", "state=gone"}).code == 2);
 }
 
+TEST_CASE("an instance without NATS says that it cannot know, and sends nobody to an agent") {
+  fixture f{[](auto& c) { c.bus_away = [] { return "bus: not connected to NATS"; }; }};
+  REQUIRE(f.ctl({"connector", "enrol", "c", "--public-key", std::string(64, 'a')}).code == 0);
+  REQUIRE(f.create("t").code == 0);
+  f.owner.refuse = 1'000'000;
+  for (const auto* noun : {"connector", "tunnel"}) {
+    const auto why = f.ctl({noun, "why", noun == std::string{"tunnel"} ? "t" : "c"});
+    INFO(why.out);
+    CHECK(why.out.find("When it was last heard is not known: this instance does not reach NATS.") != std::string::npos);
+    CHECK(why.out.find("ask another instance (--server)") != std::string::npos);
+    CHECK(why.out.find("start its agent") == std::string::npos);
+  }
+  f.owner.refuse = 0;
+}
+
 TEST_CASE_METHOD(fixture, "when an agent was last heard is asked of the owner, and shown") {
   REQUIRE(ctl({"connector", "enrol", "c", "--public-key", std::string(64, 'a')}).code == 0);
   REQUIRE(create("t").code == 0);
