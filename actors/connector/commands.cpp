@@ -96,6 +96,7 @@ void save_command(transition& t, row_write::op what, v1::ConnectorRow row, momen
     auto& last = *save.rows.front().row.mutable_connector();
     *last.mutable_delete_time() = timestamp_from_ms(now.wall_ms);
     last.set_online(false);
+    last.clear_session_token_hash();
     set_condition(*last.mutable_conditions(), "Ready", status_false, "Deleting", "The connector is being deleted.",
                   last.generation(), now.wall_ms);
   } else {

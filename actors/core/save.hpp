@@ -21,7 +21,7 @@ struct row_write {
   enum class op : std::uint8_t {
     insert,  ///< the row must not exist; `expected` is ignored
     update,  ///< the row must be at `expected`
-    erase,   ///< the row must be at `expected`; only the key fields of `row` matter. A tombstone stays
+    erase,   ///< the row must be at `expected`. A tombstone stays; `row`, of which only the key matters, is in `saved` as it is
   };
   op what = op::update;
   v1::Row row;

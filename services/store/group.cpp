@@ -314,10 +314,7 @@ private:
         versions_[t.name + ' ' + row[1].as<std::string>()] = row[2].as<std::int64_t>();
       };
       ask(lock_rows(t), update, locked);
-      ask(lock_rows_to_erase(t), erase, [this, &t, locked](const pqxx::row& row) {
-        locked(row);
-        if (auto image = parse_row(t.name, row[3].as<std::string>())) last_[t.name + ' ' + row[1].as<std::string>()] = *image;
-      });
+      ask(lock_rows_to_erase(t), erase, locked);
       ask(find_rows(t), insert, [this, &t](const pqxx::row& row) { existing_.insert(t.name + ' ' + row[1].as<std::string>()); });
     }
     std::set<std::string> keys, uids, hostnames;
@@ -436,7 +433,7 @@ private:
       for (const auto& w : i.request->rows) {
         const auto& t = *table_of(w.row);
         if (w.what == op::erase) {
-          i.images.push_back(last_.at(t.name + ' ' + key_of(t, w.row)));
+          i.images.push_back(w.row);
           continue;
         }
         auto& image = i.images.emplace_back(w.row);
@@ -618,7 +615,6 @@ private:
   std::unordered_map<std::string, std::string> key_holders_, claim_holders_;  ///< by public key, by host name
   std::unordered_map<std::string, std::int64_t> claim_numbers_;             ///< of the host names that we hold
   std::unordered_set<std::string> tunnels_, tunnels_locked_;
-  std::unordered_map<std::string, v1::Row> last_;  ///< rows to be erased, as they were
   std::vector<v1::Row> extra_;                     ///< claims and tombstones
   std::map<std::string, int> written_;
   bool erased_ = false;

@@ -48,7 +48,7 @@ void add_table(std::vector<std::pair<std::string, std::string>>& out, const tabl
   // Parts of a judgement: three texts a row.
   out.emplace_back(lock_rows(t), "SELECT " + key_text(t) + ", t.version::text, NULL" + listed + " FOR NO KEY UPDATE OF t SKIP LOCKED");
   out.emplace_back(lock_rows_to_erase(t),
-                   "SELECT " + key_text(t) + ", t.version::text, to_jsonb(t)::text" + listed + " FOR UPDATE OF t SKIP LOCKED");
+                   "SELECT " + key_text(t) + ", t.version::text, NULL" + listed + " FOR UPDATE OF t SKIP LOCKED");
   out.emplace_back(find_rows(t), "SELECT " + key_text(t) + ", NULL, NULL" + listed);
 
   const auto all = columns(t);

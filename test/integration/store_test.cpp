@@ -500,9 +500,12 @@ TEST_CASE("deletion leaves tombstones, for a while") {
   const auto found = a.load(load_entity{"connector", project, "box", home, epoch});
   CHECK(found.rows.size() == 2);
 
-  const auto done = must_save(a.save(erasing(epoch, tunnel_row("t"), rev)));
+  auto last = tunnel_row("t");
+  last.mutable_tunnel()->set_enabled(false);
+  const auto done = must_save(a.save(erasing(epoch, last, rev)));
   REQUIRE(done.rows.size() == 1);
-  CHECK(done.rows[0].tunnel().rules_size() == 1);  // its last state
+  CHECK(done.rows[0].tunnel().rules_size() == 1);
+  CHECK_FALSE(done.rows[0].tunnel().enabled());  // as it is to be shown, not as it was
   const auto missed = a.fetch(home, rev + 1);
   CHECK(missed.rows.size() == 3);
   const auto everything = a.fetch(home, 0);  // also brings what is remembered of deletions: watches resume on it

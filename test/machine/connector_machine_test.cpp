@@ -468,6 +468,7 @@ TEST_CASE_METHOD(world, "connector: what was deleted is not shown as ready") {
   const auto& last = r.row().connector();
   CHECK_FALSE(last.online());
   CHECK(last.has_delete_time());
+  CHECK(last.session_token_hash().empty());
   const auto* shown = find_condition(last.conditions(), "Ready");
   REQUIRE(shown != nullptr);
   CHECK(shown->status() == "False");

@@ -156,7 +156,7 @@ void database::write(const save_request& q, revision_t revision, saved& done, bu
     auto it = now.rows.find(key);
     if (w.what == row_write::op::erase) {
       const auto before = it->second;
-      done.rows.push_back(*before);  // its last state
+      done.rows.push_back(w.row);
       if (before->has_tunnel()) {    // ON DELETE CASCADE
         std::vector<std::string> children;
         for (const auto& [k, r] : now.rows)
