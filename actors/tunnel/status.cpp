@@ -415,8 +415,10 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
   if (accepted == nullptr || accepted->status() != status_true)
     o = obstacle{accepted != nullptr && accepted->status() == status_false ? status_false : status_unknown,
                  "", accepted == nullptr ? "The connector has not been looked at yet." : accepted->message()};
-  chain.push_back(link(named("accepted"), o, since_of(accepted), "The connector is accepted.",
-                       {"Check the connector's class.", "see: warrenctl connector-class list"}));
+  const bool classless = accepted != nullptr && accepted->reason() == "ConnectorClassNotFound";
+  const auto other_class = classless ? fmt::format("warrenctl connector-class create {}; those that there are: warrenctl connector-class list", c->class_())
+                                     : std::string{"see: warrenctl connector-class list"};
+  chain.push_back(link(named("accepted"), o, since_of(accepted), "The connector is accepted.", {"Check the connector's class.", other_class}));
   const auto* ready = find_condition(c->conditions(), "Ready");
   remedy r;
   o.reset();
@@ -429,12 +431,13 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
     o = obstacle{status_false, "", ready != nullptr && ready->status() != status_true && !ready->message().empty()
                                        ? ready->message()
                                        : "Connector is not online."};
-    if (c->public_key().empty()) r = {"It has no key yet: enrol it with `warrenctl connector enrol`.", enrol};
+    if (classless) r = {"", other_class};
+    else if (c->public_key().empty()) r = {"It has no key yet: enrol it with `warrenctl connector enrol`.", enrol};
     else r = {"Check that warren-agent runs there and reaches NATS.", "start its agent (warren-agent run), or " + why};
   } else if (const auto wrong = unreachable(in, *c)) {
     o = obstacle{status_false, "InvalidAddressing", fmt::format("{}: {}", wrong->field, wrong->message)};
     if (connector::check_row(*c)) r = {"Correct its row: it was not written by Warren.", why};
-    else r = {"Let its agent report an address.", "start its agent with --advertise IP:PORT, an address where gateways reach it"};
+    else r = {"Let its agent report an address.", "let its agent advertise an address where gateways reach it (--advertise, or a line of its --advertise-file)"};
   } else if (ready != nullptr && ready->status() != status_true) {
     o = obstacle{ready->status() == status_unknown ? status_unknown : status_false, "", ready->message()};
     r = {"", why};

@@ -76,10 +76,13 @@ std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const 
 
   const bool is_accepted = accepted != nullptr && accepted->status() == status_true;
   const bool is_refused = accepted != nullptr && accepted->status() == status_false;
+  const bool classless = is_refused && accepted->reason() == "ConnectorClassNotFound";
+  const auto other_class = classless ? fmt::format("warrenctl connector-class create {}; those that there are: warrenctl connector-class list", row.class_())
+                                     : std::string{"see: warrenctl connector-class list"};
   out.push_back(link("class accepted", is_accepted ? found::ok : is_refused ? found::missing : found::unknown,
                      is_accepted ? fmt::format("Of class {}.", row.class_())
                                  : accepted == nullptr ? "The connector has not been looked at yet." : accepted->message(),
-                     since_of(accepted), "see: warrenctl connector-class list"));
+                     since_of(accepted), other_class));
 
   out.push_back(row.public_key().empty()
                     ? link("key enrolled", found::missing, "It has no key.", 0,
@@ -110,7 +113,7 @@ std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const 
                            fmt::format("It has a home relay and no address, and the gateways of class {}, which carry tunnel {}, dial "
                                        "agents themselves: a home relay is no way to it.",
                                        around.dialling_class, around.dialled_for),
-                           0, "start its agent with --advertise IP:PORT, an address where gateways reach it")
+                           0, "let its agent advertise an address where gateways reach it (--advertise, or a line of its --advertise-file)")
                     : link("addressing valid", found::ok,
                            row.addresses().empty() ? row.home_relay() : fmt::format("{}", fmt::join(row.addresses(), ", ")), 0));
 
@@ -118,9 +121,10 @@ std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const 
   out.push_back(link("online", row.online() && !doubtful ? found::ok : doubtful ? found::unknown : found::missing,
                      ready != nullptr && !ready->message().empty() ? ready->message() : row.online() ? "Online." : "Not online.",
                      since_of(ready),
-                     doubtful  ? "see mass_silence in /readyz: the silence of many at once says nothing of one"
-                     : unheard ? std::string{deaf_hint()}
-                               : "start its agent (warren-agent run)"));
+                     classless ? other_class
+                     : doubtful ? "see mass_silence in /readyz: the silence of many at once says nothing of one"
+                     : unheard  ? std::string{deaf_hint()}
+                                : "start its agent (warren-agent run)"));
 
   out.push_back(row.attached_generation() >= row.attachment_generation()
                     ? link("attachments acknowledged", found::ok, fmt::format("The agent holds generation {}.", row.attached_generation()), 0)

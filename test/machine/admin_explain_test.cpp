@@ -75,6 +75,16 @@ TEST_CASE("an instance that does not reach NATS says so, and blames no agent") {
   CHECK_FALSE(has(s.link("agent heard").hint(), "start its agent"));
 }
 
+TEST_CASE("a connector of a class that does not exist waits for it, and not for its agent") {
+  situation s;
+  s.row.set_class_("edges");
+  s.row.set_online(false);
+  rows::condition(s.row, "Accepted", "False", "ConnectorClassNotFound", "There is no connector class \"edges\".");
+  rows::condition(s.row, "Ready", "False", "ConnectorNotReady", "There is no connector class \"edges\".");
+  CHECK(s.missing() == "class accepted");
+  for (const auto* what : {"class accepted", "online"}) CHECK(has(s.link(what).hint(), "warrenctl connector-class create edges;"));
+}
+
 TEST_CASE("after a takeover its next heartbeat is waited for") {
   situation s;
   s.observed.set_heard_ms(0);
@@ -93,7 +103,7 @@ TEST_CASE("a home relay is enough, unless gateways dial agents themselves") {
   CHECK(s.missing() == "addressing valid");
   const auto link = s.link("addressing valid");
   CHECK(has(link.message(), "the gateways of class edges, which carry tunnel web, dial agents themselves"));
-  CHECK(has(link.hint(), "--advertise IP:PORT"));
+  CHECK(has(link.hint(), "let its agent advertise an address"));
   s.row.add_addresses("192.0.2.1:7000");
   CHECK(s.missing().empty());
   // Neither is what an agent says before it has said anything.
