@@ -90,9 +90,9 @@ gateway_knowledge judge(const status_inputs& in, const std::vector<std::string>&
     if (r != nullptr && refused.words.empty()) refused = refused_by(g, *r);
     if (g.acknowledged() < in.routed_revision) behind.push_back(g.gateway());
   }
-  if (counting == 0 && !shut.words.empty()) return shut;
   const auto stalled = stalled_words(in.gateways);
   if (counting == 0) {
+    if (!shut.words.empty()) return shut;
     // What was known stays true of these routes; of newer ones nothing can be known.
     auto kept = in.before;
     if (kept.what == verdict::run && kept.revision < in.routed_revision) kept.what = verdict::behind;
