@@ -86,7 +86,7 @@ unary* tunnel_service::ListTunnels(rpc* of, const api::ListTunnelsRequest* q, ap
       [&](const replica::tables& tables) {
         auto page = replica::list_tunnels(tables, wanted);
         if (page.error) return invalid_status({*page.error});
-        put_page(*a, *a->mutable_tunnels(), page, [](const auto& item) { return to_api(*item.row, &*item.conditions); });
+        put_page(*a, *a->mutable_tunnels(), page, [](const auto& item) { return to_api(*item.row(), &*item.conditions()); });
         return grpc::Status::OK;
       });
 }

@@ -373,6 +373,7 @@ list_page<Item> list(std::string_view kind, const std::vector<field<Item>>& fiel
     entry e{{.key = key}, std::move(item)};
     for (const auto& o : order) e.key.values.push_back(o.what->get(e.item));
     if (after && compare_keys(order, *after, e.key) >= 0) return true;
+    if constexpr (requires { e.item.pack(); }) e.item.pack();  // many wait here
     found.push_back(std::move(e));
     if (!by_key && found.size() >= looked_at_max) keep_first();
     return !by_key || found.size() <= size;
@@ -411,28 +412,8 @@ template <class Conditions> value reason_in(const Conditions& all, std::string_v
 }
 template <class Repeated> value texts_of(const Repeated& all) { return text_list{all.begin(), all.end()}; }
 
-/// A tunnel that is looked at for a list: unpacked as far as somebody asks.
-class listed_tunnel {
-public:
-  listed_tunnel(const packed_row<v1::TunnelRow>& row, const packed_status* status) : packed_{row}, packed_status_{status} {}
-  const row_ptr<v1::TunnelRow>& row() const {
-    if (!row_) row_ = packed_.unpack();
-    return row_;
-  }
-  const condition_list& conditions() const {
-    if (!conditions_) conditions_ = packed_status_ == nullptr ? condition_list{} : condition_list{packed_status_->unpack().conditions};
-    return *conditions_;
-  }
-
-private:
-  packed_row<v1::TunnelRow> packed_;
-  const packed_status* packed_status_;  // of the tables, which stand while the list is made
-  mutable row_ptr<v1::TunnelRow> row_;
-  mutable std::optional<condition_list> conditions_;
-};
-
-const std::vector<field<listed_tunnel>>& tunnel_fields() {
-  using item = listed_tunnel;
+const std::vector<field<tunnel_item>>& tunnel_fields() {
+  using item = tunnel_item;
   static const std::vector<field<item>> all{
       {"project", type::text, [](const item& i) -> value { return i.row()->project(); }},
       {"name", type::text, [](const item& i) -> value { return i.row()->name(); }},
@@ -561,19 +542,26 @@ template <class Item> std::vector<std::string> names(const std::vector<field<Ite
 
 }  // namespace
 
+const row_ptr<v1::TunnelRow>& tunnel_item::row() const {
+  if (!row_) row_ = packed_.unpack();
+  return row_;
+}
+const condition_list& tunnel_item::conditions() const {
+  if (!conditions_) conditions_ = condition_list{packed_status_.unpack().conditions};
+  return *conditions_;
+}
+void tunnel_item::pack() {
+  row_.reset();
+  conditions_.reset();
+}
+
 list_page<tunnel_item> list_tunnels(const tables& t, const list_request& r) {
-  auto listed = list<listed_tunnel>("tunnel", tunnel_fields(), r, [&](const entity_key* after, auto&& take) {
+  return list<tunnel_item>("tunnel", tunnel_fields(), r, [&](const entity_key* after, auto&& take) {
     each_entity(t.tunnels, r.project, after, [&](const auto& each) {
       const auto d = t.derived.find(each.first);
-      return take(each.first, listed_tunnel{each.second, d == t.derived.end() ? nullptr : &d->second.status});
+      return take(each.first, tunnel_item{each.second, d == t.derived.end() ? packed_status{} : d->second.status});
     });
   });
-  list_page<tunnel_item> out{.error = std::move(listed.error),
-                             .items = {},
-                             .next_page_token = std::move(listed.next_page_token),
-                             .token_after = std::move(listed.token_after)};
-  for (const auto& each : listed.items) out.items.push_back({each.row(), each.conditions()});
-  return out;
 }
 
 list_page<connector_item> list_connectors(const tables& t, const list_request& r) {

@@ -37,9 +37,20 @@ template <class Item> struct list_page {
   std::function<std::string(std::size_t n)> token_after;
 };
 
-struct tunnel_item {
-  row_ptr<v1::TunnelRow> row;
-  condition_list conditions;
+/// A tunnel of a list: its bytes, unpacked as far as somebody asks, so that a page of large ones costs what is shown.
+class tunnel_item {
+public:
+  tunnel_item(packed_row<v1::TunnelRow> row, packed_status status) : packed_{std::move(row)}, packed_status_{std::move(status)} {}
+  const row_ptr<v1::TunnelRow>& row() const;
+  const condition_list& conditions() const;
+  /// Lets go of what was unpacked.
+  void pack();
+
+private:
+  packed_row<v1::TunnelRow> packed_;
+  packed_status packed_status_;
+  mutable row_ptr<v1::TunnelRow> row_;
+  mutable std::optional<condition_list> conditions_;
 };
 using connector_item = row_ptr<v1::ConnectorRow>;
 /// What all instances say of one gateway, over all partitions.

@@ -431,7 +431,7 @@ TEST_CASE("lists filter, order and page") {
   const auto list = [&](list_request r) { return w.v.read([&](const tables& t) { return list_tunnels(t, r); }); };
   const auto names = [&](const list_page<tunnel_item>& page) {
     std::string out;
-    for (const auto& i : page.items) out += i.row->name() + " ";
+    for (const auto& i : page.items) out += i.row()->name() + " ";
     return out;
   };
   CHECK(list({}).items.size() == 26);
@@ -452,7 +452,7 @@ TEST_CASE("lists filter, order and page") {
     do {
       const auto page = list(r);
       REQUIRE_FALSE(page.error);
-      for (const auto& i : page.items) CHECK(seen.insert(i.row->name()).second);
+      for (const auto& i : page.items) CHECK(seen.insert(i.row()->name()).second);
       r.page_token = page.next_page_token;
       // What comes and goes in between disturbs nobody else.
       w.load(w.v.revision(0) + 1, {rows::row(rows::tunnel("p", "a" + std::to_string(++pages), "odd", w.v.revision(0) + 1))}, false);
@@ -475,7 +475,7 @@ TEST_CASE("a page that is shown in part goes on where it was left") {
       const auto page = w.v.read([&](const tables& t) { return list_tunnels(t, r); });
       REQUIRE_FALSE(page.error);
       const auto shown = std::min<std::size_t>(page.items.size(), 2);
-      for (std::size_t i = 0; i < shown; ++i) told += page.items[i].row->name();
+      for (std::size_t i = 0; i < shown; ++i) told += page.items[i].row()->name();
       if (page.items.size() == 4) CHECK(page.next_page_token == page.token_after(3));
       if (shown == page.items.size() && page.next_page_token.empty()) break;
       r.page_token = page.token_after(shown - 1);
