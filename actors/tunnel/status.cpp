@@ -239,6 +239,7 @@ template <class Obstacle> maybe first_of(const std::vector<std::string>& connect
 
 // A target that cannot be reached outweighs one that has not been tried.
 maybe targets_obstacle(const status_inputs& in, const std::vector<std::string>& connectors) {
+  if (connectors.empty()) return obstacle{status_unknown, "Unknown", "There is no rule, and so no target."};
   maybe unknown;
   for (const auto& name : connectors) {
     auto o = target_obstacle(in, name);

@@ -5,7 +5,9 @@
 
 #include <fmt/format.h>
 
+#include "actors/connector/spec.hpp"
 #include "actors/core/conditions.hpp"
+#include "actors/core/limits.hpp"
 #include "actors/core/time.hpp"
 
 namespace warren::admin {
@@ -91,7 +93,9 @@ std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const 
 
   // Within its lease a silent agent counts as there, also after a takeover.
   const auto heard_ms = observed == nullptr ? 0 : std::max(observed->heard_ms(), observed->listening_ms());
-  const bool in_lease = heard_ms != 0 && wall_ms <= heard_ms + row.lease_duration_ms();
+  // Of a lease that a rival has spoilt nothing follows for the agent.
+  const auto lease_ms = connector::check_lease(row.lease_duration_ms()) ? limits::lease_default / 1ms : row.lease_duration_ms();
+  const bool in_lease = heard_ms != 0 && wall_ms <= heard_ms + lease_ms;
   const auto heard = observed == nullptr                            ? found::unknown
                      : observed->heard_ms() != 0 && in_lease        ? found::ok
                      : in_lease && row.online()                     ? found::unknown
@@ -104,7 +108,8 @@ std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const 
 
   out.push_back(!row.addressing_error().empty()
                     ? link("addressing valid", found::missing, row.addressing_error(), since_of(ready),
-                           "correct what the agent advertises, or the networks that its class allows")
+                           connector::is_of_row(row.addressing_error()) ? "correct its row: it was not written by Warren"
+                                                                        : "correct what the agent advertises, or the networks that its class allows")
                 : row.addresses().empty() && row.home_relay().empty()
                     ? link("addressing valid", found::missing, "The agent has reported no address yet.", 0,
                            unheard ? std::string{deaf_hint()} : "start its agent with --listen or --advertise")

@@ -54,6 +54,14 @@ TEST_CASE("an agent that its owner does not hear is to be started") {
   CHECK(has(s.link("online").hint(), "start its agent"));
 }
 
+TEST_CASE("a lease that a rival has spoilt is to be corrected, and its agent is not blamed") {
+  situation s;
+  s.row.set_lease_duration_ms(0);
+  s.row.set_addressing_error("lease_duration: must be between 3 s and 1 h");
+  CHECK(s.missing() == "addressing valid");
+  CHECK(has(s.link("addressing valid").hint(), "correct its row"));
+}
+
 TEST_CASE("an instance that does not reach NATS says so, and blames no agent") {
   situation s;
   s.around.observed = nullptr;
