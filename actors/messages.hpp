@@ -166,6 +166,9 @@ struct silence_report {
   std::string project, name;
   bool online = false, silent = false;
 };
+/// An entity ends so when the store says that its partition is not ours any more, or cannot say what became of a write:
+/// the partition ends with it, and is taken anew if it is still this instance's.
+inline constexpr auto ownership_lost = caf::exit_reason::remote_link_unreachable;
 /// An entity has nothing owed and nobody asking: its partition may let it go. `again`: it was let go while
 /// something reached it that leaves it owing, so a fresh one has to go on from its row.
 struct idle_notice {

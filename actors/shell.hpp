@@ -269,7 +269,7 @@ template <class Traits, class Self> void reload(Self* self, bool conflict, bool 
           [self, conflict, rival](loaded& rows) {
             if (rows.lost) {
               answer_all(self, errc::not_owner, "the partition has moved");
-              self->quit();
+              self->quit(ownership_lost);
               return;
             }
             if (!rows.error.empty()) {
@@ -319,7 +319,7 @@ template <class Traits, class Self> void carry_out(Self* self, typename Traits::
             } else if (std::holds_alternative<save_lost>(result)) {
               concluded(self, step_outcome::lost, nullptr);
               answer_all(self, errc::not_owner, "the partition has moved");
-              self->quit();
+              self->quit(ownership_lost);
             } else if (auto* refused = std::get_if<save_refused>(&result)) {
               st.machine = t.fall_back();
               concluded(self, step_outcome::refused, nullptr);

@@ -49,15 +49,28 @@ void look_for_behind(self_ptr self) {
   changed(self);
 }
 
+void forget(self_ptr self, partition_id id) {
+  auto& s = self->state;
+  s.running.erase(id);
+  if (const auto it = s.epochs.find(id); it != s.epochs.end()) {
+    s.ended[id] = it->second;
+    s.epochs.erase(it);
+  }
+  s.looked_at_ms.erase(id);
+}
+
 void stop(self_ptr self, partition_id id) {
   auto& s = self->state;
   auto it = s.running.find(id);
   if (it == s.running.end()) return;
   self->demonitor(it->second.address());
   self->send_exit(it->second, caf::exit_reason::user_shutdown);
-  s.running.erase(it);
-  s.epochs.erase(id);
-  s.looked_at_ms.erase(id);
+  forget(self, id);
+}
+
+bool has_ended(const actor_state& s, const partition_row& row) {
+  const auto it = s.ended.find(row.id);
+  return it != s.ended.end() && row.epoch <= it->second;
 }
 
 void stop_all(self_ptr self, const char* why) {
@@ -162,7 +175,7 @@ void learn(self_ptr self, const placement_view& view) {
   // An answer that comes after the lease is over says what was; the next renewal says what is.
   if (safe(self) && !s.draining)
     for (const auto& row : view.partitions)
-      if (row.owner == s.ctx.me && !s.releasing.contains(row.id)) start(self, row);
+      if (row.owner == s.ctx.me && !s.releasing.contains(row.id) && !has_ended(s, row)) start(self, row);
   if (!lost.empty()) changed(self);
 }
 
@@ -195,6 +208,8 @@ void act(self_ptr self) {
   auto plan = next(s.ctx.me, members, holdings_of(s.view), moves_max);
   if (!s.bus_ok && !s.others.gives_as_deaf(now)) plan.release.clear();
   s.to_take = std::move(plan.take);
+  for (const auto& row : s.view.partitions)
+    if (row.owner == s.ctx.me && !s.releasing.contains(row.id) && has_ended(s, row)) s.to_take.push_back(row.id);
   for (const auto& [id, reply_to] : s.offered) take_soon(self, id);
   take_next(self);
   if (!s.release_under_way && !plan.release.empty()) {
@@ -491,10 +506,7 @@ placement_actor::behavior_type actor(self_ptr self, placement_context ctx) {
       // Lost ownership ends a partition cleanly; a failure starts it again with the next look at the table.
       if (down.reason && down.reason != caf::exit_reason::user_shutdown)
         spdlog::error("partition {} has failed: {}", id, self->system().render(down.reason));
-      const auto gone = id;
-      st.running.erase(gone);
-      st.epochs.erase(gone);
-      st.looked_at_ms.erase(gone);
+      forget(self, partition_id{id});
       changed(self);
       return;
     }

@@ -80,6 +80,9 @@ struct actor_state {
   placement_context ctx;
   std::map<partition_id, partition_actor> running;
   std::map<partition_id, epoch_t> epochs;
+  /// The last epoch of each that has ended here. What it had under way may still be stored under that epoch, without
+  /// anybody who hears of it: to go on, a partition is taken anew.
+  std::map<partition_id, epoch_t> ended;
   std::map<partition_id, std::shared_ptr<std::atomic<std::int64_t>>> looked_at_ms;  ///< when each last looked at its clock
   std::set<partition_id> behind;    ///< those that have not for too long
   std::int64_t lease_until_ms = 0;  ///< our steady clock, counted from before the renewal was sent

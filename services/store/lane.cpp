@@ -22,7 +22,7 @@ namespace {
 constexpr auto idle_ping = 1s;          // an idle connection that ended is noticed within 2 s
 constexpr auto server_silent = 2'500ms; // below the instance lease: longer than the statement timeout of a lane
 constexpr auto reconnect_grace = 500ms; // what a lost connection interrupted gets one new connection before it is too old
-constexpr auto settle_for = 5s;         // beyond the instance lease: ownership is over then in any case
+constexpr auto settle_beyond = 2s;      // the instance lease: ownership is over then in any case
 constexpr auto back_off_max = 500ms;
 
 std::int64_t now_ms() { return std::chrono::duration_cast<millis>(clock::now().time_since_epoch()).count(); }
@@ -406,7 +406,7 @@ void lane::commit(std::vector<pending> group) {
 }
 
 std::map<partition_id, fate> lane::settle(const std::vector<fenced>& raised) {
-  const auto until = clock::now() + settle_for;
+  const auto until = clock::now() + common_.lease + settle_beyond;
   while (clock::now() < until && !stopping_) {
     if (auto* s = connect()) {
       try {

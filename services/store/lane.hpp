@@ -43,6 +43,7 @@ struct shared {
   std::string conninfo;
   instance_id me = 0;
   millis give_up{2'000};
+  millis lease{3'000};
   counters* count = nullptr;
   std::function<void(const busv1::Revision&)> on_commit;
   /// A thread's connection came or went.

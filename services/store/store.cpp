@@ -55,6 +55,7 @@ public:
   explicit impl(store_config config) : config_{std::move(config)} {
     common_.conninfo = config_.conninfo;
     common_.me = config_.instance;
+    common_.lease = config_.lease;
     common_.give_up = config_.give_up;
     common_.count = config_.count;
     common_.history = config_.history ? config_.history : std::make_shared<lineage>();

@@ -22,6 +22,7 @@ struct store_config {
   instance_id instance = 0;           ///< from lease_store::start
   int lanes = limits::store_lanes;
   int readers = 2;                    ///< connections that only read
+  millis lease{3'000};                ///< of the instance: what is not known for longer is another owner's to find out
   millis give_up{2'000};              ///< a write or read that waited so long for a database is `unavailable`
   millis whole_read{20'000};          ///< how long reading a whole partition may take
   millis purge_every{60'000};

@@ -261,6 +261,7 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   auto db = std::make_shared<store>(store_config{
       .conninfo = url,
       .instance = me,
+      .lease = millis{c.number("instance.lease_ms")},
       .lanes = static_cast<int>(c.number("database.lanes")),
       .count = &count,
       .history = history,

@@ -10,7 +10,7 @@ namespace warren::simulation {
 namespace {
 
 constexpr std::int64_t give_up_ms = 2'000;           // as services/store: without a connection for that long
-constexpr std::int64_t settle_for_ms = 5'000;
+constexpr std::int64_t settle_for_ms = 5'000;         // the same, with a lease of 3 s
 constexpr std::int64_t idle_in_transaction_ms = 1'500;
 constexpr std::int64_t again_ms = 50;
 
