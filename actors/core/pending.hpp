@@ -32,7 +32,7 @@ template <class Transition> void owe_answer(Transition& t, const v1::PendingComm
 template <class Transition> void drop_expired(Transition& t, moment now) {
   auto& pending = *t.next.mutable_pending();
   const auto over = [&](const v1::PendingCommand& p) {
-    return p.command().deadline_ms() != 0 && p.command().deadline_ms() <= now.wall_ms;
+    return p.deadline_ms() != 0 && p.deadline_ms() <= now.steady_ms;
   };
   for (const auto& p : pending) {
     if (!over(p)) continue;
@@ -55,6 +55,8 @@ inline bool repeats(const v1::Command& c, const v1::PendingCommand& p) {
 /// together with its repetition, and may wait as long as the one that has more time.
 template <class Transition, class Event> void queue_command(Transition& t, const Event& e, moment now) {
   drop_expired(t, now);
+  const auto patience_ms = std::min<std::int64_t>(e.command().patience_ms(), limits::request_timeout_max / 1ms);
+  const auto deadline_ms = patience_ms == 0 ? 0 : now.steady_ms + patience_ms;
   auto& pending = *t.next.mutable_pending();
   const auto first = std::find_if(pending.begin(), pending.end(), [&](const auto& p) { return repeats(e.command(), p); });
   const bool full = first != pending.end() ? first->repetitions_size() >= limits::command_repetitions_max
@@ -65,11 +67,12 @@ template <class Transition, class Event> void queue_command(Transition& t, const
   }
   if (first != pending.end()) {
     first->add_repetitions(e.ticket());
-    const auto a = first->command().deadline_ms(), b = e.command().deadline_ms();
-    first->mutable_command()->set_deadline_ms(a == 0 || b == 0 ? 0 : std::max(a, b));
+    const auto before_ms = first->deadline_ms();
+    first->set_deadline_ms(before_ms == 0 || deadline_ms == 0 ? 0 : std::max(before_ms, deadline_ms));
     return;
   }
   auto* p = pending.Add();
+  p->set_deadline_ms(deadline_ms);
   p->set_ticket(e.ticket());
   *p->mutable_command() = e.command();
   p->set_fresh_uid(e.fresh_uid());

@@ -275,7 +275,7 @@ problem judge_lease_notice(bus::v1::LeaseNotice& notice) {
 problem judge_api_command(core::v1::Command& command) {
   if (!command.project().empty() && !protocol::is_label(command.project())) return field_error("project", "is no label");
   if (command.command_case() == core::v1::Command::COMMAND_NOT_SET) return field_error("command", "is none that is known");
-  return first_of(not_negative(command.deadline_ms(), "deadline_ms"),
+  return first_of(not_negative(command.patience_ms(), "patience_ms"),
                   word(command.caller().principal(), caller_bytes_max, "caller.principal"),
                   word(command.caller().remote(), caller_bytes_max, "caller.remote"),
                   word(command.caller().request_id(), limits::request_id_bytes_max, "caller.request_id"),

@@ -160,16 +160,11 @@ bool is_for_tunnel(const v1::Command& c) {
 
 void dispatch(self_ptr self, const bus_message& m) {
   auto command = wire::parse_api_command(m.payload);
-  auto* count = self->state.ctx.entity.count;
   if (!command) {
     drop(self, m.subject, command.error);
     auto r = failure(errc::invalid, command.error.message);
     r.set_field(command.error.field);
     return answer(self, m.reply_to, r);
-  }
-  if (command->deadline_ms() != 0 && command->deadline_ms() < self->state.ctx.entity.wall_ms()) {
-    count->add("warren_bus_dropped_total", "expired");
-    return;  // nobody waits any more
   }
   if (reserved(self)) {
     const auto [kind, name] = registry::target_of(*command);
@@ -575,6 +570,7 @@ partition_actor::behavior_type actor(self_ptr self, partition_context ctx) {
     const auto connector = tunnel ? std::nullopt : erase_handle(st.connectors, down.source);
     if (!tunnel && !connector) erase_handle(st.registry, down.source);
     if (tunnel) st.waiting.erase(*tunnel);
+    if (down.reason == ownership_lost) return self->quit();
     if (down.reason) {
       if (const auto& failed = tunnel ? tunnel : connector)
         self->delayed_send(self, limits::repeat_after,

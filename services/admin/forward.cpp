@@ -45,9 +45,9 @@ corev1::Reply failure(errc code, std::string message) {
 /// Lives until `done` was called: each pending callback holds it, and so do the news.
 class attempt final : public hand_overs::asker, public std::enable_shared_from_this<attempt> {
 public:
-  attempt(const forwarding& over, partition_id partition, std::string payload, system_clock::time_point deadline,
+  attempt(const forwarding& over, partition_id partition, corev1::Command command, system_clock::time_point deadline,
           std::function<bool()> cancelled, std::function<void(forwarded)> done)
-      : over_{over}, partition_{partition}, payload_{std::move(payload)}, deadline_{deadline},
+      : over_{over}, partition_{partition}, command_{std::move(command)}, deadline_{deadline},
         cancelled_{std::move(cancelled)}, done_{std::move(done)} {}
 
   void start() {
@@ -80,7 +80,9 @@ private:
     const auto left = remaining();
     if (left <= millis{0}) return give_up();
     if (gone) return finish({failure(errc::unavailable, "the caller has gone"), true});
-    over_.send(partition_, payload_, std::min(left, attempt_max),
+    auto command = command_;
+    command.set_patience_ms(left.count());  // of the caller, whatever becomes of this attempt
+    over_.send(partition_, command.SerializeAsString(), std::min(left, attempt_max),
                [self = shared_from_this(), serial](bus::request_error error, std::string_view payload) {
                  self->heard(serial, error, payload);
                });
@@ -165,7 +167,7 @@ private:
 
   const forwarding over_;
   const partition_id partition_;
-  const std::string payload_;
+  const corev1::Command command_;
   const system_clock::time_point deadline_;
   const std::function<bool()> cancelled_;  // asked only while `done` is owed
 
@@ -206,11 +208,10 @@ void hand_overs::leave(partition_id partition, const std::shared_ptr<asker>& who
 
 void forward(const forwarding& over, partition_id partition, corev1::Command command, system_clock::time_point deadline,
              std::function<bool()> cancelled, std::function<void(forwarded)> done) {
-  command.set_deadline_ms(std::chrono::duration_cast<millis>(deadline.time_since_epoch()).count());
-  auto payload = command.SerializeAsString();
-  if (payload.size() > limits::api_request_bytes_max)
+  constexpr std::size_t patience_bytes = 16;
+  if (command.ByteSizeLong() + patience_bytes > limits::api_request_bytes_max)
     return done({failure(errc::invalid, "the request is too large"), false});
-  std::make_shared<attempt>(over, partition, std::move(payload), deadline, std::move(cancelled), std::move(done))->start();
+  std::make_shared<attempt>(over, partition, std::move(command), deadline, std::move(cancelled), std::move(done))->start();
 }
 
 drain_function drain_over(std::shared_ptr<bus::connection> link) {
