@@ -271,7 +271,7 @@ int page_size(std::int32_t asked, violations& out) {
 std::string digest_of(const corev1::Command& command) {
   auto content = command;
   content.clear_caller();
-  content.clear_deadline_ms();
+  content.clear_patience_ms();
   std::string bytes;
   {
     google::protobuf::io::StringOutputStream out{&bytes};

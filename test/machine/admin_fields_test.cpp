@@ -169,7 +169,7 @@ TEST_CASE("requests are equal by what they ask, whoever asks") {
   auto b = a;
   b.mutable_caller()->set_principal("somebody else");
   b.mutable_caller()->set_request_id("another");
-  b.set_deadline_ms(1);
+  b.set_patience_ms(1);
   CHECK(admin::digest_of(a) == admin::digest_of(b));
   b.mutable_create_tunnel()->mutable_spec()->set_enabled(false);
   CHECK(admin::digest_of(a) != admin::digest_of(b));

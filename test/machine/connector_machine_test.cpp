@@ -1393,7 +1393,7 @@ TEST_CASE_METHOD(world, "connector: a change whose caller's deadline has passed 
   event e;
   e.set_ticket(5);
   *e.mutable_command()->mutable_create_connector()->mutable_name() = "home";
-  e.mutable_command()->set_deadline_ms(now.wall_ms + 500);
+  e.mutable_command()->set_patience_ms(500);
   say(e);  // it waits until the row is read
   at(now.steady_ms + 500);
   start();

@@ -309,9 +309,9 @@ TEST_CASE("a replayed request is not answered twice; a refused one is, with the 
 TEST_CASE("a change whose caller's deadline has passed when its turn comes is not carried out") {
   play p{"gateway_class", "edge", false};
   auto c = put(true);
-  c.set_deadline_ms(p.now.wall_ms + 500);
+  c.set_patience_ms(500);
   p.s = p.step(p.event(c)).next;
-  p.now.wall_ms += 500;
+  p.now.steady_ms += 500;
   const auto t = p.reloaded(std::nullopt);
   CHECK_FALSE(t.save);
   CHECK(code(t) == "unavailable");

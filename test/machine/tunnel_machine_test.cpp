@@ -811,7 +811,7 @@ TEST_CASE("a change that is refused holds up nobody behind it") {
 TEST_CASE("a change whose caller's deadline has passed when its turn comes is not carried out") {
   auto p = fresh();
   auto e = play::create();
-  e.mutable_command()->set_deadline_ms(p.now.wall_ms + 500);
+  e.mutable_command()->set_patience_ms(500);
   p.on(e);
   p.after(500);
   p.begin();

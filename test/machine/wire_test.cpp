@@ -510,7 +510,7 @@ TEST_CASE("a lease notice") {
 TEST_CASE("an administrator's command and its answer") {
   v1::Command command;
   command.set_project("acme");
-  command.set_deadline_ms(1);
+  command.set_patience_ms(1);
   auto& caller = *command.mutable_caller();
   caller.set_principal("ops \xc3\xa4");
   caller.set_remote("ipv4:192.0.2.1:5");
@@ -523,7 +523,7 @@ TEST_CASE("an administrator's command and its answer") {
                         {"project", [](auto& c) { c.set_project(std::string(64, 'a')); }},
                         {"project", [](auto& c) { c.set_project("*"); }},
                         {"command", [](auto& c) { c.clear_command(); }},
-                        {"deadline_ms", [](auto& c) { c.set_deadline_ms(-1); }},
+                        {"patience_ms", [](auto& c) { c.set_patience_ms(-1); }},
                         {"caller.principal", [](auto& c) { c.mutable_caller()->set_principal(std::string(257, 'p')); }},
                         {"caller.principal", [](auto& c) { c.mutable_caller()->set_principal(std::string(1, '\0')); }},
                         {"caller.remote", [](auto& c) { c.mutable_caller()->set_remote(control); }},
