@@ -261,8 +261,8 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
   auto db = std::make_shared<store>(store_config{
       .conninfo = url,
       .instance = me,
-      .lease = millis{c.number("instance.lease_ms")},
       .lanes = static_cast<int>(c.number("database.lanes")),
+      .lease = millis{c.number("instance.lease_ms")},
       .count = &count,
       .history = history,
       .on_commit =
