@@ -5,9 +5,9 @@
 
 #include <fmt/format.h>
 
+#include "actors/connector/liveness.hpp"
 #include "actors/connector/spec.hpp"
 #include "actors/core/conditions.hpp"
-#include "actors/core/limits.hpp"
 #include "actors/core/time.hpp"
 
 namespace warren::admin {
@@ -93,9 +93,7 @@ std::vector<api::Link> explain_connector(const corev1::ConnectorRow& row, const 
 
   // Within its lease a silent agent counts as there, also after a takeover.
   const auto heard_ms = observed == nullptr ? 0 : std::max(observed->heard_ms(), observed->listening_ms());
-  // Of a lease that a rival has spoilt nothing follows for the agent.
-  const auto lease_ms = connector::check_lease(row.lease_duration_ms()) ? limits::lease_default / 1ms : row.lease_duration_ms();
-  const bool in_lease = heard_ms != 0 && wall_ms <= heard_ms + lease_ms;
+  const bool in_lease = heard_ms != 0 && wall_ms <= heard_ms + connector::lease_of(row);
   const auto heard = observed == nullptr                            ? found::unknown
                      : observed->heard_ms() != 0 && in_lease        ? found::ok
                      : in_lease && row.online()                     ? found::unknown
