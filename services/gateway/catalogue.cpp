@@ -2,6 +2,7 @@
 #include "services/gateway/catalogue.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace warren::gateway {
 
@@ -57,6 +58,18 @@ struct catalogue::work {
 std::string_view connector_of(std::string_view cluster) {
   constexpr std::string_view prefix = "connector/";
   return cluster.substr(0, prefix.size()) == prefix ? cluster.substr(prefix.size()) : std::string_view{};
+}
+
+std::vector<replica::change_set> parts_of(replica::change_set c, std::size_t routes_max) {
+  auto routes = std::exchange(c.routes, {});
+  for (const auto& key : c.tunnels) routes.erase(key);  // they are compiled with their rows
+  std::vector<replica::change_set> out;
+  out.push_back(std::move(c));
+  while (!routes.empty()) {
+    if (out.back().routes.size() >= routes_max) out.push_back({.partition = out[0].partition, .revision = out[0].revision});
+    out.back().routes.insert(routes.extract(routes.begin()));
+  }
+  return out;
 }
 
 const std::string* catalogue::class_with(const std::string& name, entries_by_name class_catalogue::*of, const std::string& first) const {
@@ -241,7 +254,7 @@ std::vector<change> catalogue::rebuild(const replica::tables& t) {
   return out;
 }
 
-std::vector<change> catalogue::apply(const replica::tables& t, const replica::change_set& c) {
+std::vector<change> catalogue::apply(const replica::tables& t, const replica::change_set& c, bool last) {
   std::vector<change> out;
   auto& processed = processed_[c.partition];
   if (c.rebuilt) {
@@ -269,7 +282,7 @@ std::vector<change> catalogue::apply(const replica::tables& t, const replica::ch
   w.hostnames = c.hostnames;
   w.classes = c.gateway_classes;
   if (!w.tunnels.empty() || !w.replanned.empty() || !w.connectors.empty() || !w.hostnames.empty() || !w.classes.empty()) out = compile(t, w);
-  processed = std::max(processed, c.revision);
+  if (last) processed = std::max(processed, c.revision);
   return out;
 }
 

@@ -42,13 +42,17 @@ struct change {
   revision_t revision = 0;
 };
 
+/// The same in parts of at most so many routes, for a catalogue to apply in this order: routes come last, as they go
+/// without a cluster that is not compiled yet.
+std::vector<replica::change_set> parts_of(replica::change_set c, std::size_t routes_max);
+
 /// Applies the replica's changes in order; each call tells what is different for gateways.
 class catalogue {
 public:
   /// Compiles everything; before the first call nothing is known.
   std::vector<change> rebuild(const replica::tables& t);
-  /// Compiles what the change names.
-  std::vector<change> apply(const replica::tables& t, const replica::change_set& c);
+  /// Compiles what the change names. Of one that comes in parts the revision counts as processed with the last.
+  std::vector<change> apply(const replica::tables& t, const replica::change_set& c, bool last = true);
 
   const entry* find(const std::string& gateway_class, kind k, const std::string& name) const;
   const class_catalogue* find_class(const std::string& name) const;

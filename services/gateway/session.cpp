@@ -12,7 +12,8 @@ namespace {
 constexpr std::size_t batch_names_max = 1000;        // in one response
 constexpr std::size_t batch_bytes_max = 1024 * 1024;
 constexpr std::size_t routes_under_way_max = 64;     // responses
-constexpr std::size_t routes_waiting_many = 32;      // a mass change: some travel together, a quarter less work for a gateway
+constexpr std::size_t routes_waiting_many = 32;      // a mass change: some travel together, half the work for a gateway
+constexpr std::size_t routes_under_way_many = 8;     // responses: the same
 constexpr std::size_t routes_together_max = 16;
 constexpr std::size_t message_bytes_max = 1024;      // of a gateway's own words
 constexpr std::size_t name_bytes_max = 512;
@@ -437,7 +438,8 @@ std::vector<std::string> session::take_batch(kind k, std::set<std::string>& from
 std::vector<std::string> session::take_routes(const type_state& t) const {
   std::vector<std::string> out;
   if (t.flights.size() >= routes_under_way_max) return out;
-  const auto most = t.dirty.size() < routes_waiting_many ? 1 : routes_together_max;
+  const bool many = t.dirty.size() >= routes_waiting_many || t.flights.size() >= routes_under_way_many;
+  const auto most = many ? routes_together_max : 1;
   std::size_t bytes = 0;
   for (const auto& name : t.dirty) {
     const auto& n = t.names.find(name)->second;

@@ -25,6 +25,8 @@ namespace {
 constexpr auto tick_every = std::chrono::milliseconds{100};
 constexpr auto number_again_after = std::chrono::milliseconds{200};
 constexpr int reported_refusals_max = 1000;  // in one report: below half a MiB
+constexpr std::size_t routes_at_once = 64;   // compiled between two looks at the streams: about 2 ms
+constexpr std::size_t responses_in_hand = 8;
 constexpr auto words_leaving = "this instance is going away";
 constexpr auto words_deaf = "this instance does not hear the others at the moment";
 constexpr std::size_t shown_bytes_max = 256;  // of what a node says about itself
@@ -70,33 +72,43 @@ replica::change_set routing_part(const replica::change_set& c) {
 
 using event = std::function<void()>;
 
-/// Events of the server's thread, in order.
+/// What the server's thread has to do: events of streams in their order, changes of rows in theirs. Streams come
+/// first: in a mass change gateways would be told nothing before all of it has been compiled.
 class event_queue {
 public:
-  void push(event e) {
-    {
-      std::lock_guard lock{mutex_};
-      if (closed_) return;
-      events_.push_back(std::move(e));
-    }
-    wakes_.notify_one();
-  }
-  /// What has arrived until `deadline`, at once when there is something.
+  void push(event e) { push(events_, std::move(e)); }
+  void push_change(event e) { push(changes_, std::move(e)); }
+  /// What has arrived until `deadline`, at once when there is something: all events, and one change after them.
   std::deque<event> take(std::chrono::steady_clock::time_point deadline) {
     std::unique_lock lock{mutex_};
-    wakes_.wait_until(lock, deadline, [&] { return !events_.empty(); });
-    return std::exchange(events_, {});
+    wakes_.wait_until(lock, deadline, [&] { return !events_.empty() || !changes_.empty(); });
+    auto out = std::exchange(events_, {});
+    if (!changes_.empty()) {
+      out.push_back(std::move(changes_.front()));
+      changes_.pop_front();
+    }
+    return out;
   }
   void close() {
     std::lock_guard lock{mutex_};
     closed_ = true;
     events_.clear();
+    changes_.clear();
   }
 
 private:
+  void push(std::deque<event>& to, event e) {
+    {
+      std::lock_guard lock{mutex_};
+      if (closed_) return;
+      to.push_back(std::move(e));
+    }
+    wakes_.notify_one();
+  }
+
   std::mutex mutex_;
   std::condition_variable wakes_;
-  std::deque<event> events_;
+  std::deque<event> events_, changes_;
   bool closed_ = false;
 };
 
@@ -121,7 +133,8 @@ struct gateway_server::impl {
   void admit(connected& c, const discovery::DeltaDiscoveryRequest& first);
   void refuse(connected& c, grpc::StatusCode code, const std::string& why);
   void finish(connected& c, grpc::Status status, bool say_gone);
-  void on_change(const replica::change_set& change);
+  /// `last`: of its parts.
+  void on_change(const replica::change_set& change, bool last);
   void warm_up();
   void check_registrations();
   void check_other_instances();
@@ -159,7 +172,7 @@ struct gateway_server::impl {
   void number_streams();
 };
 
-// ---- one gRPC stream: no decisions, one read and one write under way ----
+// ---- one gRPC stream: no decisions, one read and one write under way, and a few responses that wait for it ----
 
 class gateway_server::impl::stream final
     : public grpc::ServerBidiReactor<discovery::DeltaDiscoveryRequest, discovery::DeltaDiscoveryResponse> {
@@ -174,31 +187,75 @@ public:
     incoming_ = std::make_shared<discovery::DeltaDiscoveryRequest>();
     StartRead(incoming_.get());
   }
-  void write(discovery::DeltaDiscoveryResponse r, bool more_follows) {
-    outgoing_ = std::move(r);
-    grpc::WriteOptions how;
-    // The first write carries the headers, and is done when they have gone: held back, it would wait for a ping.
-    if (std::exchange(begun_, true) && more_follows) how.set_buffer_hint();
-    StartWrite(&outgoing_, how);
+  /// In the order of the calls. One goes after the other without the server's thread, which may be busy compiling.
+  void write(discovery::DeltaDiscoveryResponse r) {
+    {
+      std::lock_guard lock{mutex_};
+      waiting_.push_back(std::move(r));
+      if (std::exchange(writing_, true)) return;
+      take_next();
+    }
+    StartWrite(&outgoing_, how_);
   }
-  void finish(const grpc::Status& status) { Finish(status); }
+  /// After the write that is under way; those that wait are dropped.
+  void finish(const grpc::Status& status) {
+    {
+      std::lock_guard lock{mutex_};
+      waiting_.clear();
+      if (writing_) {
+        last_words_ = status;
+        return;
+      }
+    }
+    Finish(status);
+  }
 
   void OnReadDone(bool ok) override {
     if (ok) owner_.request(id_, std::exchange(incoming_, nullptr));
     else owner_.ended(id_);
   }
   void OnWriteDone(bool ok) override {
-    if (ok) owner_.written(id_);
-    else owner_.ended(id_);
+    auto& owner = owner_;  // `this` may go with Finish()
+    const auto id = id_;
+    std::optional<grpc::Status> last_words;
+    bool goes_on = false;
+    {
+      std::lock_guard lock{mutex_};
+      if (!ok) waiting_.clear();
+      goes_on = !waiting_.empty();
+      writing_ = goes_on;
+      if (goes_on) take_next();
+      else last_words = last_words_;
+    }
+    if (goes_on) StartWrite(&outgoing_, how_);
+    else if (last_words) Finish(*last_words);
+    if (ok) owner.written(id);
+    else owner.ended(id);
   }
   void OnDone() override { delete this; }
 
 private:
+  void take_next() {
+    outgoing_ = std::move(waiting_.front());
+    waiting_.pop_front();
+    how_ = {};
+    // One that another follows waits in the transport for it: each tunnel has a response of its own, but not a packet.
+    // The first write carries the headers, and is done when they have gone: held back, it would wait for a ping.
+    if (std::exchange(begun_, true) && !waiting_.empty()) how_.set_buffer_hint();
+  }
+
   impl& owner_;
   const std::uint64_t id_;
-  bool begun_ = false;
   std::shared_ptr<discovery::DeltaDiscoveryRequest> incoming_;
+
+  std::mutex mutex_;
+  bool begun_ = false;
+  bool writing_ = false;
+  std::deque<discovery::DeltaDiscoveryResponse> waiting_;
+  std::optional<grpc::Status> last_words_;
+  // Of whoever starts the write that is under way:
   discovery::DeltaDiscoveryResponse outgoing_;
+  grpc::WriteOptions how_;
 };
 
 class gateway_server::impl::service final : public discovery::AggregatedDiscoveryService::CallbackService {
@@ -224,8 +281,7 @@ struct gateway_server::impl::connected {
   std::int64_t number = 0;
   std::shared_ptr<discovery::DeltaDiscoveryRequest> held;  ///< its first request, until the view is warm
   std::unique_ptr<session> talk;
-  bool writing = false;
-  std::optional<discovery::DeltaDiscoveryResponse> next;  ///< so that the one before it says whether more follows
+  std::size_t in_hand = 0;                       ///< responses that are not written yet
   std::set<partition_id> owed;                   ///< to be reported when this round of events is over
   /// What was last told of a partition, to tell no more than is new.
   struct told {
@@ -293,7 +349,7 @@ void gateway_server::impl::written(std::uint64_t id) {
   queue.push([this, id] {
     const auto it = streams.find(id);
     if (it == streams.end()) return;
-    it->second->writing = false;
+    --it->second->in_hand;
     pump(*it->second);
   });
 }
@@ -395,26 +451,26 @@ void gateway_server::impl::on_request(connected& c, const discovery::DeltaDiscov
   pump(c);
 }
 
-/// Keeps one response on its way and one in hand; the next is made when the first has been written. One that another
-/// follows waits in the transport for it: each tunnel has a response of its own, but not a packet.
+/// Keeps a few responses in hand, so that a gateway has work while others are compiled; what changes meanwhile waits.
 void gateway_server::impl::pump(connected& c) {
-  if (c.writing || !c.talk) return;
-  auto response = c.next ? std::exchange(c.next, std::nullopt) : c.talk->poll(steady_ms());
-  if (!response) return;
-  c.next = c.talk->poll(steady_ms());
-  c.writing = true;
-  if (const auto k = kind_from(response->type_url())) {
-    count.add("warren_gateway_pushes_total", short_name(*k));
-    count.add("warren_gateway_push_bytes_total", short_name(*k), static_cast<double>(response->ByteSizeLong()));
+  if (!c.talk) return;
+  while (c.in_hand < responses_in_hand) {
+    auto response = c.talk->poll(steady_ms());
+    if (!response) return;
+    if (const auto k = kind_from(response->type_url())) {
+      count.add("warren_gateway_pushes_total", short_name(*k));
+      count.add("warren_gateway_push_bytes_total", short_name(*k), static_cast<double>(response->ByteSizeLong()));
+    }
+    ++c.in_hand;
+    c.wire->write(std::move(*response));
   }
-  c.wire->write(std::move(*response), c.next.has_value());
 }
 
-void gateway_server::impl::on_change(const replica::change_set& change) {
+void gateway_server::impl::on_change(const replica::change_set& change, bool last) {
   if (!warm) return warm_up();
   const auto before = rows.processed(change.partition);
   // Only what decides about routes is looked at: conditions and acknowledgements push nothing.
-  const auto changes = view.read([&](const replica::tables& t) { return rows.apply(t, change); });
+  const auto changes = view.read([&](const replica::tables& t) { return rows.apply(t, change, last); });
   if (change.rebuilt || !change.gateways.empty() || !change.gateway_classes.empty()) check_registrations();
   const bool moved = rows.processed(change.partition) != before;
   for (auto& [id, c] : streams) {
@@ -665,7 +721,8 @@ int gateway_server::start(const std::string& address) {
   my.started = true;
   my.subscription = my.view.subscribe([&my](const replica::change_set& c) {
     if (c.acks || c.owner) return;  // that moves no route
-    my.queue.push([&my, c = routing_part(c)] { my.on_change(c); });
+    auto parts = parts_of(routing_part(c), routes_at_once);
+    for (auto& part : parts) my.queue.push_change([&my, last = &part == &parts.back(), part = std::move(part)] { my.on_change(part, last); });
   });
   my.thread = std::thread{[&my] { my.run(); }};
   my.numbering = std::thread{[&my] { my.number_streams(); }};

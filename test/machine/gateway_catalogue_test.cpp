@@ -186,6 +186,47 @@ TEST_CASE("a class that changes how it dials gets other clusters and listeners")
   CHECK(f.commit() == lines{"far cds +rule/p/t/0", "far lds -connector-direct", "far rds +tunnel/p/t"});
 }
 
+TEST_CASE("a change in parts comes to the same, and counts as processed with its last part") {
+  fixture f;
+  f.put_connector("c");
+  for (int n = 0; n < 10; ++n) f.put_tunnel("t" + std::to_string(n), n % 2 == 0 ? "near" : "far", {"http://one:80", "http://two:80"});
+  const auto added = f.change;
+  const auto added_at_once = f.commit();
+
+  fixture g;
+  const auto count = [&](const replica::change_set& of, std::size_t parts) {
+    std::size_t changed = 0;
+    auto whole = of;
+    whole.revision = ++g.revision;
+    const auto all = gateway::parts_of(whole, 3);
+    CHECK(all.size() == parts);
+    for (const auto& part : all) {
+      CHECK(part.routes.size() <= 3);
+      const auto before = g.rows.processed(0);
+      CHECK(before < whole.revision);
+      for (const auto& one : g.rows.apply(g.t, part, &part == &all.back())) {
+        CHECK(one.revision == before + 1);
+        ++changed;
+      }
+    }
+    CHECK(g.rows.processed(0) == whole.revision);
+    return changed;
+  };
+  g.t = f.t;
+  CHECK(count(added, 1) == added_at_once.size());  // their rows are new: all of them come with these
+
+  f.put_connector("c", false);
+  f.put_tunnel("t0", "near", {"http://three:80"});
+  const auto gone = f.change;
+  g.t = f.t;
+  CHECK(count(gone, 3) == f.commit().size());
+  for (const auto& of : {"near", "far"})
+    for (const auto k : {kind::cluster, kind::route, kind::scope}) {
+      REQUIRE(f.rows.entries(of, k).size() == g.rows.entries(of, k).size());
+      for (const auto& [name, e] : f.rows.entries(of, k)) CHECK(g.rows.find(of, k, std::string{name})->what->version == e.what->version);
+    }
+}
+
 TEST_CASE("a rebuild of the same rows changes nothing") {
   fixture f;
   f.put_connector("c");
