@@ -220,26 +220,6 @@ void refuse(const routed_rule& r, route::Route* to) {
   add_header(to->mutable_response_headers_to_add(), "x-warren-reason", r.reason);
 }
 
-/// Only what may be repeated is repeated: a request whose connection was reset may already have run.
-void set_retries(route::RetryPolicy* retry) {
-  retry->set_retry_on("reset,connect-failure");
-  retry->mutable_num_retries()->set_value(2);
-  retry->set_host_selection_retry_max_attempts(5);
-  // Another of the agent's addresses, or the same agent started again: there is no crowd to spread in time, and whoever
-  // waits here (25 ms and more by default) meets an answer that is older than what is said of the tunnel.
-  set_millis(retry->mutable_retry_back_off()->mutable_base_interval(), 5);
-  set_millis(retry->mutable_retry_back_off()->mutable_max_interval(), 20);
-  auto* predicate = retry->add_retry_host_predicate();
-  predicate->set_name("envoy.retry_host_predicates.previous_hosts");
-  pack(ext::retry::host::previous_hosts::v3::PreviousHostsPredicate{}, predicate->mutable_typed_config());
-  // Any of them; one regular expression would be compiled for each route configuration.
-  for (const auto* method : {"GET", "HEAD", "OPTIONS"}) {
-    auto* header = retry->add_retriable_request_headers();
-    header->set_name(":method");
-    header->mutable_string_match()->set_exact(method);
-  }
-}
-
 }  // namespace
 
 std::string_view type_url(kind k) {
@@ -332,6 +312,27 @@ std::string route_of(const resource& scope) {
 
 namespace {
 
+/// Only what may be repeated is repeated: a request whose connection was reset may already have run. Said by clusters and
+/// not by routes, of which there are ten times as many, and which change with each agent that goes and comes.
+void set_retries(route::RetryPolicy* retry) {
+  retry->set_retry_on("reset,connect-failure");
+  retry->mutable_num_retries()->set_value(2);
+  retry->set_host_selection_retry_max_attempts(5);
+  // Another of the agent's addresses, or the same agent started again: there is no crowd to spread in time, and whoever
+  // waits here (25 ms and more by default) meets an answer that is older than what is said of the tunnel.
+  set_millis(retry->mutable_retry_back_off()->mutable_base_interval(), 5);
+  set_millis(retry->mutable_retry_back_off()->mutable_max_interval(), 20);
+  auto* predicate = retry->add_retry_host_predicate();
+  predicate->set_name("envoy.retry_host_predicates.previous_hosts");
+  pack(ext::retry::host::previous_hosts::v3::PreviousHostsPredicate{}, predicate->mutable_typed_config());
+  // Any of them; a regular expression would be compiled for each cluster.
+  for (const auto* method : {"GET", "HEAD", "OPTIONS"}) {
+    auto* header = retry->add_retriable_request_headers();
+    header->set_name(":method");
+    header->mutable_string_match()->set_exact(method);
+  }
+}
+
 /// Leads to an internal listener, with whom to dial as metadata of each endpoint.
 envoy::config::cluster::v3::Cluster internal_cluster(const std::string& name) {
   envoy::config::cluster::v3::Cluster c;
@@ -356,6 +357,7 @@ envoy::config::cluster::v3::Cluster internal_cluster(const std::string& name) {
   ext::upstreams::http::v3::HttpProtocolOptions http;
   set_seconds(http.mutable_common_http_protocol_options()->mutable_idle_timeout(), pool_idle_seconds);
   http.mutable_explicit_http_config()->mutable_http_protocol_options();
+  set_retries(http.mutable_retry_policy());
   pack(http, &(*c.mutable_typed_extension_protocol_options())["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]);
   return c;
 }
@@ -445,7 +447,6 @@ route::RouteConfiguration route_configuration(const v1::TunnelRow& row, const tu
   auto* host = config.add_virtual_hosts();
   host->set_name(name);
   host->add_domains("*");  // the scope has chosen
-  if (!clusters.empty()) set_retries(host->mutable_retry_policy());
 
   // A single rule keeps its state on the virtual host: said once for its three routes.
   const bool shared_state = rules.size() == 1 && !rules.front().cluster.empty();
