@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "actors/core/limits.hpp"
+
 namespace warren::gateway {
 
 namespace {
@@ -67,7 +69,7 @@ std::vector<replica::change_set> parts_of(replica::change_set c, std::size_t rou
   out.push_back(std::move(c));
   while (!routes.empty()) {
     if (out.back().routes.size() >= routes_max) out.push_back({.partition = out[0].partition, .revision = out[0].revision});
-    out.back().routes.insert(routes.extract(routes.begin()));
+    out.back().routes.insert(out.back().routes.end(), routes.extract(routes.begin()));
   }
   return out;
 }
@@ -199,6 +201,7 @@ resource_ptr catalogue::compile_tunnel(std::vector<change>& out, const replica::
 
   std::map<int, resource_ptr> clusters;
   for (auto p : plan.rules) {
+    if (p.index >= static_cast<int>(limits::rules_max)) continue;  // written around us
     // Where it would lead: the cluster stays while the connector is offline, as one that is dialled directly does.
     p.what = tunnel::outcome::live;
     if (const auto to = endpoint_of(p, t.connector(row.project(), p.rule.connector())))
@@ -222,11 +225,9 @@ resource_ptr catalogue::compile_tunnel(std::vector<change>& out, const replica::
 void catalogue::drop_clusters(std::vector<change>& out, const std::string& gateway_class, const replica::entity_key& tunnel,
                               const std::set<std::string>& but, revision_t revision) {
   auto& all = classes_[gateway_class].clusters;
-  const auto prefix = "rule/" + tunnel.first + "/" + tunnel.second + "/";
-  std::vector<std::string> gone;
-  for (auto it = all.lower_bound(prefix); it != all.end() && it->first.substr(0, prefix.size()) == prefix; ++it)
-    if (but.count(std::string{it->first}) == 0) gone.emplace_back(it->first);
-  for (const auto& name : gone) put(out, all, gateway_class, kind::cluster, name, {}, revision);
+  for (std::size_t index = 0; index < limits::rules_max && !all.empty(); ++index)
+    if (const auto name = rule_cluster_name(tunnel.first, tunnel.second, static_cast<int>(index)); but.count(name) == 0 && all.count(name) != 0)
+      put(out, all, gateway_class, kind::cluster, name, {}, revision);
 }
 
 std::vector<change> catalogue::rebuild(const replica::tables& t) {

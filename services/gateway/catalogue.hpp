@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "actors/core/ids.hpp"
@@ -21,7 +22,7 @@ struct entry {
   replica::shared_bytes tunnel_uid;  ///< of a route, a scope, or a rule's cluster
 };
 /// By the resource's name, which the key points to.
-using entries_by_name = std::map<std::string_view, entry>;
+using entries_by_name = std::unordered_map<std::string_view, entry>;
 /// "project/name" of a connector's own cluster; empty: it is another one.
 std::string_view connector_of(std::string_view cluster);
 

@@ -206,8 +206,8 @@ void session::forget_refusal(kind k, const std::string& name, name_state& n) {
 }
 
 void session::mark(type_state& t, const std::string& name, name_state& n, bool removal) {
+  if (n.dirty) (removal ? t.dirty : t.dirty_removals).erase(name);
   n.dirty = true;
-  (removal ? t.dirty : t.dirty_removals).erase(name);
   (removal ? t.dirty_removals : t.dirty).insert(name);
 }
 
@@ -222,11 +222,11 @@ void session::set_pending(name_state& n, revision_t revision) {
   if (n.pending == revision) return;
   auto& all = pending_[n.partition];
   if (n.pending != 0) {
-    all.erase(all.find(n.pending));
+    if (const auto it = all.find(n.pending); --it->second == 0) all.erase(it);
     --pending_names_;
   }
   if (revision != 0) {
-    all.insert(revision);
+    ++all[revision];
     ++pending_names_;
   }
   n.pending = revision;
@@ -269,9 +269,15 @@ void session::drop_if_idle(kind k, const std::string& name) {
 
 std::vector<programmed_name> session::programmed(kind k, const std::string& after, std::size_t max) const {
   std::vector<programmed_name> out;
-  const auto& names = types_[index(k)].names;
-  for (auto it = names.upper_bound(after); it != names.end() && out.size() < max; ++it)
-    out.push_back({it->first, target_version(k, it->first), it->second.acked, it->second.in_flight, it->second.refused != nullptr});
+  std::vector<const std::pair<const std::string, name_state>*> following;
+  for (const auto& each : types_[index(k)].names)
+    if (each.first > after) following.push_back(&each);
+  const auto page = following.begin() + static_cast<std::ptrdiff_t>(std::min(max, following.size()));
+  std::partial_sort(following.begin(), page, following.end(), [](const auto* a, const auto* b) { return a->first < b->first; });
+  for (auto it = following.begin(); it != page; ++it) {
+    const auto& [name, n] = **it;
+    out.push_back({name, target_version(k, name), n.acked, n.in_flight, n.refused != nullptr});
+  }
   return out;
 }
 
@@ -397,14 +403,16 @@ void session::weigh_listeners() {
 std::string session::shut() const {
   const auto& t = types_[index(kind::listener)];
   if (!t.known) return {};
-  std::string refused;
+  std::string refused;  // the first by name: it is said again and again
   bool wanted = false;
   for (const auto& [name, n] : t.names) {
     if (!is_visitors_listener(name)) continue;
     if (n.acked != no_version || n.in_flight) return {};
     if (target_version(kind::listener, name) == no_version) continue;
     wanted = true;
-    if (n.refused && refused.empty()) refused = name + ": " + n.refused->what.message;
+    if (!n.refused) continue;
+    auto words = name + ": " + n.refused->what.message;
+    if (refused.empty() || words < refused) refused = std::move(words);
   }
   return wanted ? refused : "its class listens nowhere";
 }
@@ -526,7 +534,7 @@ discovery::DeltaDiscoveryResponse session::respond(kind k, const std::vector<std
 revision_t session::acknowledged(partition_id p) const {
   const auto it = pending_.find(p);
   if (it == pending_.end() || it->second.empty()) return catalogue_.processed(p);
-  return std::min(*it->second.begin() - 1, catalogue_.processed(p));
+  return std::min(it->second.begin()->first - 1, catalogue_.processed(p));
 }
 
 bool session::refuses(partition_id p) const {

@@ -16,6 +16,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "envoy/service/discovery/v3/discovery.pb.h"
@@ -118,7 +119,7 @@ private:
     bool owes_answer = false;  ///< its first request is answered even if there is nothing
     bool answered = false;     ///< that answer is acknowledged, or there was nothing to say
     std::size_t subscriptions = 0;  ///< of single names
-    std::map<std::string, name_state> names;
+    std::unordered_map<std::string, name_state> names;  ///< each is looked up ten times for each change
     std::set<std::string> dirty;
     std::set<std::string> dirty_removals;  ///< of clusters and listeners: they go after what takes their place
     std::map<std::string, flight> flights;  ///< by nonce
@@ -160,7 +161,7 @@ private:
   const catalogue& catalogue_;
   std::string class_;
   std::array<type_state, kinds> types_;
-  std::map<partition_id, std::multiset<revision_t>> pending_;
+  std::map<partition_id, std::map<revision_t, std::size_t>> pending_;  ///< how many names wait for each
   std::size_t pending_names_ = 0;
   std::size_t baseline_left_ = 0;
   bool visitors_listener_tried_ = false;  ///< on this stream: taken, or refused
