@@ -56,11 +56,11 @@ std::uint64_t print_routes(const tables& t, const v1::TunnelRow& row, const tunn
   return p.hash();
 }
 
-std::uint64_t print_clusters(const tables& t, const v1::TunnelRow& row, const tunnel::route_plan& plan) {
+std::uint64_t print_clusters(const tunnel::route_plan& plan, const questions& q) {
   print p;
   for (const auto& r : plan.rules) {
     if (r.what != tunnel::outcome::live) continue;
-    const auto* c = t.connector(row.project(), r.rule.connector());
+    const auto* c = q.connector(r.rule.connector());
     if (c == nullptr) continue;
     p.text(c->uid());
     p.text(c->public_key());
@@ -90,30 +90,36 @@ void waiting_tunnels::add(const entity_key& key, revision_t routed) {
   const auto [it, fresh] = routed_.try_emplace(key, routed);
   if (!fresh) {
     if (it->second == routed) return;
-    in_order_.erase({it->second, key});
+    forget(it->second, key);
     it->second = routed;
   }
-  in_order_.insert({routed, key});
+  by_revision_[routed].insert(key);
 }
 
 void waiting_tunnels::remove(const entity_key& key) {
   const auto it = routed_.find(key);
   if (it == routed_.end()) return;
-  in_order_.erase({it->second, key});
+  forget(it->second, key);
   routed_.erase(it);
+}
+
+void waiting_tunnels::forget(revision_t routed, const entity_key& key) {
+  const auto at = by_revision_.find(routed);
+  at->second.erase(key);
+  if (at->second.empty()) by_revision_.erase(at);
 }
 
 std::vector<entity_key> waiting_tunnels::between(revision_t from, revision_t to) const {
   std::vector<entity_key> out;
-  for (auto it = in_order_.lower_bound({from + 1, {}}); it != in_order_.end() && it->first <= to; ++it)
-    out.push_back(it->second);
+  for (auto it = by_revision_.upper_bound(from); it != by_revision_.end() && it->first <= to; ++it)
+    out.insert(out.end(), it->second.begin(), it->second.end());
   return out;
 }
 
 // ---- one tunnel ----
 
 bool derivation::look_at_routes(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan,
-                                derived_tunnel& d, bool fresh) {
+                                const questions& q, derived_tunnel& d, bool fresh) {
   // Deleted and created again is another tunnel: nothing that was known holds for it.
   if (const auto was = a.change.tunnels_before.find(key);
       !fresh && was != a.change.tunnels_before.end() && was->second && was->second.unpack()->uid() != row.uid()) {
@@ -121,8 +127,8 @@ bool derivation::look_at_routes(application& a, const entity_key& key, const v1:
     fresh = true;
   }
   const auto routes = print_routes(tables_, row, plan);
-  const auto clusters = print_clusters(tables_, row, plan);
-  if (fresh || routes != d.route_print) a.change.routes.insert(key);
+  const auto clusters = print_clusters(plan, q);
+  if (fresh || routes != d.route_print) a.change.routes.insert(a.change.routes.end(), key);
   if (fresh || routes != d.route_print || clusters != d.cluster_print) d.routed_revision = a.revision;
   d.route_print = routes;
   d.cluster_print = clusters;
@@ -130,15 +136,15 @@ bool derivation::look_at_routes(application& a, const entity_key& key, const v1:
 }
 
 void derivation::judge(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan,
-                       derived_tunnel& d, bool fresh, gateways_met& met) {
+                       const questions& q, derived_tunnel& d, bool fresh, gateways_met& met) {
   const auto [gateways, unmet] = met.try_emplace({row.partition(), row.gateway_class()});
   if (unmet) gateways->second = tables_.gateways_of(row.partition(), row.gateway_class());
   auto before = d.status.unpack();
   const auto known = before.gateways;
   auto status = tunnel::derive({.tunnel = row,
                                 .plan = plan,
-                                .connector = connectors_in(tables_, key.first),
-                                .attachment = attachments_in(tables_, key.first),
+                                .connector = q.connector,
+                                .attachment = q.attachment,
                                 .gateways = gateways->second,
                                 .settled = is_settled(row.partition(), row.gateway_class()),
                                 .routed_revision = d.routed_revision,
@@ -161,7 +167,9 @@ void derivation::judge(application& a, const entity_key& key, const v1::TunnelRo
 /// Its rows are as they were.
 void derivation::derive(application& a, const entity_key& key, const v1::TunnelRow& row, gateways_met& met) {
   const auto found = tables_.derived.find(key);
-  if (found != tables_.derived.end()) judge(a, key, row, tables_.plan(row), found->second, false, met);
+  if (found == tables_.derived.end()) return;
+  const questions q{tables_, key.first};
+  judge(a, key, row, tunnel::plan_routes(row, q.connector, q.attachment), q, found->second, false, met);
 }
 
 // ---- what happens ----
@@ -176,9 +184,10 @@ void derivation::rows_changed(application& a) {
       continue;
     }
     const auto [found, fresh] = tables_.derived.try_emplace(key);
-    const auto plan = tables_.plan(*row);
-    const bool other = look_at_routes(a, key, *row, plan, found->second, fresh);
-    judge(a, key, *row, plan, found->second, other, met);
+    const questions q{tables_, key.first};
+    const auto plan = tunnel::plan_routes(*row, q.connector, q.attachment);
+    const bool other = look_at_routes(a, key, *row, plan, q, found->second, fresh);
+    judge(a, key, *row, plan, q, found->second, other, met);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -25,8 +26,10 @@ public:
   std::size_t size() const { return routed_.size(); }
 
 private:
-  std::map<entity_key, revision_t> routed_;
-  std::set<std::pair<revision_t, entity_key>> in_order_;
+  void forget(revision_t routed, const entity_key& key);
+
+  std::unordered_map<entity_key, revision_t, entity_hash> routed_;
+  std::map<revision_t, std::set<entity_key>> by_revision_;
 };
 
 class derivation {
@@ -55,9 +58,9 @@ private:
   void derive(application& a, const entity_key& key, const v1::TunnelRow& row, gateways_met& met);
   /// Returns whether what was known of it was of another tunnel, or there was nothing.
   bool look_at_routes(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan,
-                      derived_tunnel& d, bool fresh);
-  void judge(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan, derived_tunnel& d,
-             bool fresh, gateways_met& met);
+                      const questions& q, derived_tunnel& d, bool fresh);
+  void judge(application& a, const entity_key& key, const v1::TunnelRow& row, const tunnel::route_plan& plan, const questions& q,
+             derived_tunnel& d, bool fresh, gateways_met& met);
   bool is_settled(partition_id partition, const std::string& gateway_class) const;
 
   tables& tables_;

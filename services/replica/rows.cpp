@@ -125,7 +125,8 @@ void row_keeper::take(application& a, const v1::Row& row, census* seen) {
       const auto& r = row.attachment();
       const attachment_key key{r.project(), r.connector(), r.tunnel_uid(), r.tunnel_generation()};
       if (complete) seen->attachments.insert(key);
-      if (is_news(value_or_null(tables_.attachments, key), r, complete)) put(a, r);
+      const auto* have = tables_.attachments.find(key);
+      if (have == nullptr || is_news(*have, r, complete)) put(a, r);
       return;
     }
     case v1::Row::kHostnameClaim: return take_claim(a, row.hostname_claim(), seen);
@@ -175,10 +176,8 @@ void row_keeper::put(application& a, const v1::ConnectorRow& row) {
   const auto before = std::exchange(have, std::make_shared<const v1::ConnectorRow>(row));
   if (!before || !only_set_moved(*before, *have)) return touch_tunnels_of(a, key);
   const auto [low, high] = std::minmax({before->attached_generation(), have->attached_generation()});
-  for (auto it = tables_.attachments.lower_bound({key.first, key.second, "", INT64_MIN});
-       it != tables_.attachments.end() && std::get<0>(it->first) == key.first && std::get<1>(it->first) == key.second; ++it)
-    if (const auto g = it->second.attachment_generation; low < g && g <= high)
-      a.affected.insert({key.first, it->second.unpack()->tunnel()});
+  for (const auto& [of, packed] : tables_.attachments.of(key))
+    if (const auto g = packed.attachment_generation; low < g && g <= high) a.affected.insert({key.first, packed.unpack()->tunnel()});
 }
 
 void row_keeper::put(application& a, const v1::AttachmentRow& row) {
@@ -211,7 +210,7 @@ void row_keeper::unindex(const v1::TunnelRow& row) {
 }
 void row_keeper::touch_tunnels_of(application& a, const entity_key& connector) {
   if (auto named = tables_.tunnels_by_connector.find(connector); named != tables_.tunnels_by_connector.end())
-    for (const auto& t : named->second) a.affected.insert({connector.first, t});
+    for (const auto& t : named->second) a.affected.emplace_hint(a.affected.end(), connector.first, t);
 }
 
 // ---- out ----
@@ -239,10 +238,10 @@ void row_keeper::erase_connector(application& a, const entity_key& key) {
 }
 
 void row_keeper::erase_attachment(application& a, const attachment_key& key) {
-  auto found = tables_.attachments.find(key);
-  if (found == tables_.attachments.end()) return;
-  a.affected.insert({std::get<0>(key), found->second.unpack()->tunnel()});
-  tables_.attachments.erase(found);
+  const auto* found = tables_.attachments.find(key);
+  if (found == nullptr) return;
+  a.affected.insert({std::get<0>(key), found->unpack()->tunnel()});
+  tables_.attachments.erase(key);
 }
 
 void row_keeper::erase_claim(application& a, const std::string& hostname) {
@@ -287,7 +286,7 @@ void row_keeper::forget(application& a, const v1::TombstoneRow& gone) {
     const auto generation = number(parts[3]);
     if (!generation) return;
     const attachment_key key{parts[0], parts[1], parts[2], *generation};
-    if (is_older(value_or_null(tables_.attachments, key), gone)) erase_attachment(a, key);
+    if (const auto* have = tables_.attachments.find(key); have != nullptr && is_older(*have, gone)) erase_attachment(a, key);
   } else if (gone.kind() == "hostname_claim") {
     const auto have = value_or_null(tables_.claims, gone.key());
     if (is_older(have, gone) && have.partition == a.partition) erase_claim(a, gone.key());
@@ -311,11 +310,14 @@ void row_keeper::forget_unseen(application& a, const census& seen) {
   };
   for (const auto& project : tables_.projects[a.partition]) {
     const auto of_entity = [&](const entity_key& k) { return k.first == project; };
-    const auto of_attachment = [&](const attachment_key& k) { return std::get<0>(k) == project; };
     for (const auto& key : missing(tables_.tunnels, entity_key{project, ""}, seen.tunnels, of_entity)) erase_tunnel(a, key);
     for (const auto& key : missing(tables_.connectors, entity_key{project, ""}, seen.connectors, of_entity)) erase_connector(a, key);
-    for (const auto& key : missing(tables_.attachments, attachment_key{project, "", "", INT64_MIN}, seen.attachments, of_attachment))
-      erase_attachment(a, key);
+    std::vector<attachment_key> let_go;
+    const auto& all = tables_.attachments.by_connector();
+    for (auto it = all.lower_bound({project, ""}); it != all.end() && of_entity(it->first); ++it)
+      for (const auto& [of, packed] : it->second)
+        if (attachment_key key{project, it->first.second, of.first, of.second}; seen.attachments.count(key) == 0) let_go.push_back(std::move(key));
+    for (const auto& key : let_go) erase_attachment(a, key);
   }
   std::vector<std::string> unclaimed;
   for (const auto& [hostname, row] : tables_.claims)

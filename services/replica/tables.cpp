@@ -6,21 +6,59 @@
 
 namespace warren::replica {
 
-tunnel::find_connector connectors_in(const tables& t, const std::string& project) {
-  return [&t, &project](const std::string& name) { return t.connector(project, name); };
+// ---- attachments ----
+
+const packed_attachment* attachment_table::find(const entity_key& connector, std::string_view tunnel_uid, std::int64_t generation) const {
+  const auto& all = of(connector);
+  const auto it = all.find(std::pair{tunnel_uid, generation});
+  return it == all.end() ? nullptr : &it->second;
 }
-tunnel::find_attachment attachments_in(const tables& t, const std::string& project) {
-  // A derivation asks for the same few again and again.
-  using answers = std::vector<std::pair<const packed_attachment*, row_ptr<v1::AttachmentRow>>>;
-  return [&t, &project, given = std::make_shared<answers>()](const std::string& connector, const std::string& uid,
-                                                             std::int64_t generation) -> const v1::AttachmentRow* {
-    const auto found = t.attachments.find({project, connector, uid, generation});
-    if (found == t.attachments.end()) return nullptr;
-    for (const auto& [of, row] : *given)
-      if (of == &found->second) return row.get();
-    return given->emplace_back(&found->second, found->second.unpack()).second.get();
-  };
+const packed_attachment* attachment_table::find(const attachment_key& key) const {
+  const auto& [project, connector, tunnel_uid, generation] = key;
+  return find({project, connector}, tunnel_uid, generation);
 }
+
+packed_attachment& attachment_table::operator[](const attachment_key& key) {
+  const auto& [project, connector, tunnel_uid, generation] = key;
+  const auto [it, fresh] = all_[{project, connector}].try_emplace({tunnel_uid, generation});
+  if (fresh) ++size_;
+  return it->second;
+}
+
+void attachment_table::erase(const attachment_key& key) {
+  const auto& [project, connector, tunnel_uid, generation] = key;
+  const auto it = all_.find({project, connector});
+  if (it == all_.end()) return;
+  size_ -= it->second.erase({tunnel_uid, generation});
+  if (it->second.empty()) all_.erase(it);
+}
+
+const attachment_table::of_connector& attachment_table::of(const entity_key& connector) const {
+  static const of_connector none;
+  const auto it = all_.find(connector);
+  return it == all_.end() ? none : it->second;
+}
+
+// ---- questions ----
+
+questions::questions(const tables& t, const std::string& project)
+    : connector{[this](const std::string& name) { return ask(name); }},
+      attachment{[this](const std::string& of, const std::string& uid, std::int64_t generation) { return ask(of, uid, generation); }},
+      tables_{t}, project_{project} {}
+
+const v1::ConnectorRow* questions::ask(const std::string& name) {
+  for (const auto& [known, row] : connectors_)
+    if (known == name) return row;
+  return connectors_.emplace_back(name, tables_.connector(project_, name)).second;
+}
+
+const v1::AttachmentRow* questions::ask(const std::string& of, const std::string& uid, std::int64_t generation) {
+  for (const auto& each : attachments_)
+    if (each.generation == generation && each.connector == of && each.tunnel_uid == uid) return each.row.get();
+  return attachments_.emplace_back(asked{of, uid, generation, tables_.attachment(project_, of, uid, generation)}).row.get();
+}
+
+// ---- look-ups ----
 
 row_ptr<v1::TunnelRow> tables::tunnel(const std::string& project, const std::string& name) const {
   auto found = tunnels.find({project, name});
@@ -34,12 +72,13 @@ const v1::ConnectorRow* tables::connector(const std::string& project, const std:
 
 row_ptr<v1::AttachmentRow> tables::attachment(const std::string& project, const std::string& connector,
                                               const std::string& tunnel_uid, std::int64_t generation) const {
-  auto found = attachments.find({project, connector, tunnel_uid, generation});
-  return found == attachments.end() ? nullptr : found->second.unpack();
+  const auto* found = attachments.find({project, connector}, tunnel_uid, generation);
+  return found == nullptr ? nullptr : found->unpack();
 }
 
 tunnel::route_plan tables::plan(const v1::TunnelRow& t) const {
-  return tunnel::plan_routes(t, connectors_in(*this, t.project()), attachments_in(*this, t.project()));
+  const questions q{*this, t.project()};
+  return tunnel::plan_routes(t, q.connector, q.attachment);
 }
 
 std::vector<tunnel::chain_link> tables::explain(const std::string& project, const std::string& name,
@@ -49,14 +88,15 @@ std::vector<tunnel::chain_link> tables::explain(const std::string& project, cons
   if (row == nullptr || found == derived.end()) return {};
   const auto& d = found->second;
   const auto known = d.status.unpack();
-  const auto current = plan(*row);
+  const questions q{*this, project};
+  const auto current = tunnel::plan_routes(*row, q.connector, q.attachment);
   const auto states = gateways_of(row->partition(), row->gateway_class());
   // What the derivation went by, also while the gateways have not been heard.
   const bool settled = gateways_settled || known.gateways.what != tunnel::gateway_knowledge::verdict::unknown;
   return tunnel::explain({.tunnel = *row,
                           .plan = current,
-                          .connector = connectors_in(*this, project),
-                          .attachment = attachments_in(*this, project),
+                          .connector = q.connector,
+                          .attachment = q.attachment,
                           .gateways = states,
                           .settled = settled,
                           .routed_revision = d.routed_revision,

@@ -9,7 +9,9 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <tuple>
+#include <unordered_map>
 #include <vector>
 
 #include "actors/core/ids.hpp"
@@ -27,6 +29,38 @@ namespace busv1 = warren::bus::v1;
 using entity_key = std::pair<std::string, std::string>;  ///< project, name
 using attachment_key =
     std::tuple<std::string, std::string, std::string, std::int64_t>;  ///< project, connector, tunnel uid, generation
+
+struct entity_hash {
+  std::size_t operator()(const entity_key& k) const {
+    return std::hash<std::string>{}(k.first) * 31 + std::hash<std::string>{}(k.second);
+  }
+};
+
+/// Attachments by their connector first: they are asked for one connector's at a time, by keys that differ late.
+class attachment_table {
+public:
+  struct before {
+    using is_transparent = void;
+    template <class A, class B> bool operator()(const A& a, const B& b) const {
+      return std::tie(a.second, a.first) < std::tie(b.second, b.first);
+    }
+  };
+  using of_connector = std::map<std::pair<std::string, std::int64_t>, packed_attachment, before>;  ///< tunnel uid, generation
+
+  /// nullptr: there is none.
+  const packed_attachment* find(const entity_key& connector, std::string_view tunnel_uid, std::int64_t generation) const;
+  const packed_attachment* find(const attachment_key& key) const;
+  packed_attachment& operator[](const attachment_key& key);
+  void erase(const attachment_key& key);
+  const std::map<entity_key, of_connector>& by_connector() const { return all_; }
+  const of_connector& of(const entity_key& connector) const;
+  std::size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+
+private:
+  std::map<entity_key, of_connector> all_;
+  std::size_t size_ = 0;
+};
 
 /// How far this copy is in one partition.
 struct partition_state {
@@ -88,14 +122,14 @@ struct deletions {
 struct tables {
   std::map<entity_key, packed_row<v1::TunnelRow>> tunnels;
   std::map<entity_key, row_ptr<v1::ConnectorRow>> connectors;
-  std::map<attachment_key, packed_attachment> attachments;
-  std::map<std::string, packed_claim> claims;
+  attachment_table attachments;
+  std::unordered_map<std::string, packed_claim> claims;
   std::map<std::string, row_ptr<v1::GatewayRow>> gateways;
   std::map<std::string, row_ptr<v1::GatewayClassRow>> gateway_classes;
   std::map<std::string, row_ptr<v1::ConnectorClassRow>> connector_classes;
 
   std::map<entity_key, std::set<std::string>> tunnels_by_connector;  ///< (project, connector) → tunnel names, previous rules included
-  std::map<entity_key, derived_tunnel> derived;                      ///< of each tunnel
+  std::unordered_map<entity_key, derived_tunnel, entity_hash> derived;  ///< of each tunnel
   std::map<partition_id, partition_state> partitions;
   std::map<partition_id, std::map<std::string, gateway_ack>> acks;   ///< by gateway
   bool warm = false;                                                 ///< every partition is
@@ -149,9 +183,31 @@ struct change_set {
 
 constexpr revision_t lineage(revision_t r) { return r >> 32; }
 
-/// routing.hpp's questions, asked of `t`, which outlives them and does not change meanwhile. What an attachment's
-/// question was answered with lives as long as the question.
-tunnel::find_connector connectors_in(const tables& t, const std::string& project);
-tunnel::find_attachment attachments_in(const tables& t, const std::string& project);
+/// routing.hpp's questions about one tunnel, asked of `t`, which does not change meanwhile. What was asked before is
+/// remembered, and answers live as long as this. One thread.
+class questions {
+public:
+  /// Both outlive it.
+  questions(const tables& t, const std::string& project);
+  questions(const questions&) = delete;
+  questions& operator=(const questions&) = delete;
+
+  const tunnel::find_connector connector;
+  const tunnel::find_attachment attachment;
+
+private:
+  const v1::ConnectorRow* ask(const std::string& name);
+  const v1::AttachmentRow* ask(const std::string& connector, const std::string& tunnel_uid, std::int64_t generation);
+
+  struct asked {
+    std::string connector, tunnel_uid;
+    std::int64_t generation = 0;
+    row_ptr<v1::AttachmentRow> row;
+  };
+  const tables& tables_;
+  const std::string& project_;
+  std::vector<std::pair<std::string, const v1::ConnectorRow*>> connectors_;
+  std::vector<asked> attachments_;
+};
 
 }  // namespace warren::replica

@@ -152,7 +152,8 @@ void world::replicas_agree(std::vector<std::string>& out) {
       };
       for (const auto& [k, r] : t.tunnels) add([](v1::Row& x) -> auto& { return *x.mutable_tunnel(); }, r.unpack());
       for (const auto& [k, r] : t.connectors) add([](v1::Row& x) -> auto& { return *x.mutable_connector(); }, r);
-      for (const auto& [k, r] : t.attachments) add([](v1::Row& x) -> auto& { return *x.mutable_attachment(); }, r.unpack());
+      for (const auto& [connector, attached] : t.attachments.by_connector())
+        for (const auto& [k, r] : attached) add([](v1::Row& x) -> auto& { return *x.mutable_attachment(); }, r.unpack());
       for (const auto& [k, r] : t.claims) add([](v1::Row& x) -> auto& { return *x.mutable_hostname_claim(); }, r.unpack());
       for (const auto& [k, r] : t.gateways) add([](v1::Row& x) -> auto& { return *x.mutable_gateway(); }, r);
       for (const auto& [k, r] : t.gateway_classes) add([](v1::Row& x) -> auto& { return *x.mutable_gateway_class(); }, r);
