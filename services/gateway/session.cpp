@@ -259,9 +259,9 @@ void session::drop_if_idle(kind k, const std::string& name) {
     n.must_answer = false;
     if (!n.in_flight) unmark(t, name, n);
   }
-  if (n.in_flight || n.dirty || n.must_answer || n.pending != 0 || n.refused || target_version(k, name) != no_version) return;
+  if (n.in_flight || n.dirty || n.must_answer || n.pending != 0 || n.refused || n.subscribed) return;
   if (n.acked != no_version && k != kind::route) return;
-  if (n.subscribed) return;
+  if (target_version(k, name) != no_version) return;
   settle_baseline(n);
   if (k == kind::route) unasked_.erase(name);
   t.names.erase(it);
@@ -417,8 +417,7 @@ std::string session::shut() const {
   return wanted ? refused : "its class listens nowhere";
 }
 
-bool session::may_send_route(const std::string& name) const {
-  const auto* e = catalogue_.find(class_, kind::route, name);
+bool session::may_send_route(const entry* e) const {
   const auto& clusters = types_[index(kind::cluster)];
   if (e == nullptr || !clusters.known) return true;
   return std::all_of(e->what->clusters.begin(), e->what->clusters.end(), [&](const std::string& cluster) {
@@ -451,8 +450,8 @@ std::vector<std::string> session::take_routes(const type_state& t) const {
   std::size_t bytes = 0;
   for (const auto& name : t.dirty) {
     const auto& n = t.names.find(name)->second;
-    if (n.in_flight || (n.refused && !out.empty()) || !may_send_route(name)) continue;
     const auto* e = catalogue_.find(class_, kind::route, name);
+    if (n.in_flight || (n.refused && !out.empty()) || !may_send_route(e)) continue;
     bytes += e ? e->what->size() : name.size();
     if (!out.empty() && bytes > batch_bytes_max) break;
     out.push_back(name);

@@ -150,7 +150,8 @@ private:
   bool runs_visitors_listener() const;
   /// What one listener has met may let another one go, or keep it.
   void weigh_listeners();
-  bool may_send_route(const std::string& name) const;
+  /// Whether its clusters went before it; nullptr: it is removed.
+  bool may_send_route(const entry* e) const;
   discovery::DeltaDiscoveryResponse respond(kind k, const std::vector<std::string>& names, std::int64_t now_ms);
   std::vector<std::string> take_batch(kind k, std::set<std::string>& from);
   std::vector<std::string> take_routes(const type_state& t) const;
