@@ -252,7 +252,8 @@ problem judge_gateway_ack(bus::v1::GatewayAck& ack) {
   for (auto& refusal : *ack.mutable_refused()) {
     if (auto found = first_of(word(refusal.tunnel_uid(), uid_bytes_max, "refused.tunnel_uid"),
                               word(refusal.connector(), connector_path_bytes_max, "refused.connector"),
-                              not_negative(refusal.revision(), "refused.revision")))
+                              not_negative(refusal.revision(), "refused.revision"),
+                              not_negative(refusal.at_ms(), "refused.at_ms")))
       return found;
     refusal.set_message(clean_text(refusal.message(), refusal_bytes_max));
   }

@@ -146,6 +146,7 @@ api::Gateway to_api(const corev1::GatewayRow& row, const replica::tables& tables
     auto& last = *out.mutable_last_refusal();
     last.set_message(seen.last->message());
     last.set_revision(seen.last->revision());
+    if (seen.last->at_ms() != 0) *last.mutable_time() = timestamp_from_ms(seen.last->at_ms());
     last.set_resource(refused_resource(*seen.last, tables));
   }
   if (seen.report != nullptr) {

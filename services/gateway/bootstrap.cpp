@@ -26,6 +26,8 @@ node:
   metadata:
     # Must be the class of the registration: a mistake shows here and not as somebody else's routes.
     warren_class: "{gateway_class}"
+    # How this file dials connectors. A class that dials otherwise refuses it: make it anew.
+    warren_dial_mode: {dial_mode}
 
 # Statistics are brought up to date when they are read. Doing it every 5 s would hold the main thread for as long
 # as a change of routes may take.
@@ -139,6 +141,7 @@ std::string bootstrap_yaml(const std::string& gateway, const std::string& gatewa
                      fmt::arg("xds_host", xds_host), fmt::arg("xds_port", xds_port),
                      fmt::arg("type", is_ip(xds_host) ? "STATIC" : "STRICT_DNS"), fmt::arg("admin_host", admin_host),
                      fmt::arg("admin_port", admin_port),
+                     fmt::arg("dial_mode", tunnel ? "tunnel-listener" : "direct"),
                      fmt::arg("listener", tunnel ? "connector-tunnel" : "connector-direct"),
                      fmt::arg("stats_of_dialling", tunnel ? "      - prefix: \"cluster.tunnel-gateway.\"\n      - prefix: \"tcp.connector-tunnel.\"\n"
                                                           : "      - prefix: \"cluster.agents-by-metadata.\"\n      - prefix: \"tcp.connector-direct.\"\n"),

@@ -205,7 +205,7 @@ resource_ptr catalogue::compile_tunnel(std::vector<change>& out, const replica::
     // Where it would lead: the cluster stays while the connector is offline, as one that is dialled directly does.
     p.what = tunnel::outcome::live;
     if (const auto to = endpoint_of(p, t.connector(row.project(), p.rule.connector())))
-      if (auto cluster = compile_rule_cluster(row.project(), row.name(), p.index, *to)) clusters[p.index] = std::move(cluster);
+      if (auto cluster = compile_rule_cluster(row.project(), row.name(), p.index, p.rule.connector(), *to)) clusters[p.index] = std::move(cluster);
   }
   auto what = compile_route(
       row, plan,

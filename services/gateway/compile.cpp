@@ -391,10 +391,11 @@ resource_ptr compile_cluster(const v1::ConnectorRow& row) {
   return make(name, c);
 }
 
-resource_ptr compile_rule_cluster(std::string_view project, std::string_view tunnel, int index, const tunnel_endpoint& to) {
+resource_ptr compile_rule_cluster(std::string_view project, std::string_view tunnel, int index, std::string_view connector, const tunnel_endpoint& to) {
   if (!is_label(project) || !is_label(tunnel)) return nullptr;
   const auto name = rule_cluster_name(project, tunnel, index);
   auto c = internal_cluster(name);
+  c.set_alt_stat_name(cluster_name(project, connector));  // so that the access log names the connector in both dial modes
   add_endpoint(c, tunnel_listener, to.address, to.endpoint_id, to.address + "/" + to.endpoint_id);
   return make(name, c);
 }

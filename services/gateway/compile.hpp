@@ -85,7 +85,7 @@ std::string route_of(const resource& scope);
 resource_ptr compile_cluster(const v1::ConnectorRow& connector);
 
 /// A rule's own cluster, for dial mode `tunnel-listener`: null when its names cannot be used.
-resource_ptr compile_rule_cluster(std::string_view project, std::string_view tunnel, int index, const tunnel_endpoint& to);
+resource_ptr compile_rule_cluster(std::string_view project, std::string_view tunnel, int index, std::string_view connector, const tunnel_endpoint& to);
 
 /// The name of the cluster that a live rule leads to; empty: it cannot be passed on.
 using cluster_of_rule = std::function<std::string(const tunnel::rule_plan&)>;

@@ -27,6 +27,7 @@ constexpr auto number_again_after = std::chrono::milliseconds{200};
 constexpr int reported_refusals_max = 1000;  // in one report: below half a MiB
 constexpr std::size_t routes_at_once = 64;   // compiled between two looks at the streams: about 2 ms
 constexpr std::size_t responses_in_hand = 8;
+constexpr std::int64_t refusals_repeated_ms = 60'000, refusals_apart_ms = 1'000;  // of streams, in the log
 constexpr auto words_leaving = "this instance is going away";
 constexpr auto words_deaf = "this instance does not hear the others at the moment";
 constexpr std::size_t shown_bytes_max = 256;  // of what a node says about itself
@@ -161,8 +162,11 @@ struct gateway_server::impl {
   catalogue rows;
   bool warm = false;
   bool turning_away = false;
+  std::string refused_said;  ///< the last line in the log of a stream that was refused
+  std::int64_t refused_said_ms = -refusals_repeated_ms;
   std::map<std::uint64_t, std::unique_ptr<connected>> streams;
   std::int64_t reported_at_ms = 0;
+  const std::int64_t wall_ahead_ms = wall_ms() - steady_ms();  ///< said once: a report is the same until something changes
 
   // Numbers come from the database, which may be slow or away.
   std::thread numbering;
@@ -406,6 +410,12 @@ void gateway_server::impl::admit(connected& c, const discovery::DeltaDiscoveryRe
   if (cls == nullptr || !cls->served)
     return refuse(c, grpc::StatusCode::FAILED_PRECONDITION,
                   "the gateway's class does not exist, or its dial mode is not one that is known");
+  // Nothing that it would take leads anywhere, and it would acknowledge all of it: the listener is the bootstrap's.
+  const auto made_for = fields.find("warren_dial_mode");
+  if (cls->settings.dial == dial_mode::tunnel_listener && made_for != fields.end() && dial_mode_of(made_for->second.string_value()) != cls->settings.dial)
+    return refuse(c, grpc::StatusCode::FAILED_PRECONDITION,
+                  "its class dials by tunnel-listener, and its bootstrap was made for " + shown(made_for->second.string_value()) +
+                      ": make it anew with warrenctl gateway bootstrap");
   // One stream per gateway: the one that came last.
   for (auto it = streams.begin(); it != streams.end();) {
     auto& other = *(it++)->second;
@@ -425,7 +435,14 @@ void gateway_server::impl::admit(connected& c, const discovery::DeltaDiscoveryRe
 
 void gateway_server::impl::refuse(connected& c, grpc::StatusCode code, const std::string& why) {
   count.add("warren_gateway_refused_streams_total");
-  spdlog::debug("gateway {} from {} refused: {}", c.node_id, c.peer, why);
+  // Whoever is refused comes again in a moment.
+  const auto words = fmt::format("{} is refused: {}", c.node_id.empty() ? "a gateway" : "gateway " + c.node_id, why);
+  const auto now = steady_ms();
+  if (now >= refused_said_ms + (words == refused_said ? refusals_repeated_ms : refusals_apart_ms)) {
+    spdlog::warn("{}", words);
+    refused_said = words;
+    refused_said_ms = now;
+  }
   finish(c, {code, why}, false);
 }
 
@@ -571,6 +588,7 @@ void gateway_server::impl::report(connected& c, partition_id p, stream_state sta
     refused->set_connector(r.connector);
     refused->set_revision(r.until);
     refused->set_message(shown(r.message));
+    refused->set_at_ms(r.at_ms + wall_ahead_ms);
   }
   config.on_ack(out);
 }
@@ -674,7 +692,7 @@ gateway_status gateway_server::impl::describe(const connected& c) const {
     out.acknowledged[p] = acknowledged;
     out.lag = std::max(out.lag, revision - acknowledged);
   }
-  if (out.last_refusal) out.last_refusal->at_ms += wall_ms() - steady_ms();
+  if (out.last_refusal) out.last_refusal->at_ms += wall_ahead_ms;
   return out;
 }
 

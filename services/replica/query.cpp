@@ -606,7 +606,8 @@ gateway_summary summary_of(const tables& t, const std::string& gateway) {
     for (const auto& refusal : report.refused()) {
       if (refusal.every()) continue;  // of all partitions the same: the listener that it is about is among the others
       ++out.refusals;
-      if (out.last == nullptr || refusal.revision() >= out.last->revision()) out.last = &refusal;
+      const auto when = [](const v1::Refusal& r) { return std::pair{r.at_ms(), r.revision()}; };
+      if (out.last == nullptr || when(refusal) >= when(*out.last)) out.last = &refusal;
     }
   }
   out.counts = out.report != nullptr && out.state == "caught_up";

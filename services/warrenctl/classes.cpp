@@ -75,6 +75,8 @@ void add_classes(command_line& line) {
     q.mutable_gateway_class()->set_etag(s.o.etag);
     q.set_request_id(s.o.request_id);
     s.show(s.call<classes>(&classes::Stub::UpdateGatewayClass, q));
+    if (!s.o.dial_mode.empty())
+      s.around.err << "hint: an Envoy that was started for another dial mode needs a new bootstrap: warrenctl gateway bootstrap NAME\n";
   }, true));
   line.add(g, "delete", "Delete a gateway class", [](session& s) {
     s.call<classes>(&classes::Stub::DeleteGatewayClass, s.named<api::DeleteGatewayClassRequest>("gatewayClasses"));

@@ -238,10 +238,12 @@ public:
     using Resource = std::remove_cvref_t<decltype(get(std::declval<const Response&>()))>;
     std::optional<system_clock::time_point> until;
     if (!o.timeout.empty()) until = system_clock::now() + timeout;
-    bool head = false;
+    bool head = false, seen = false;
     follow<Service>(method, request, until, [&](const Response& r) {
       const bool about = only.empty() || get(r).name() == only || r.deleted() == only || r.has_caught_up();
       if (!about) return false;
+      if (!r.has_caught_up()) seen = true;
+      else if (!only.empty() && !std::exchange(seen, true)) around.err << fmt::format("(there is no {}: waiting for it)\n", only) << std::flush;
       if (out_format == format::json) {
         around.out << to_json(r, true);
       } else if (out_format == format::yaml) {

@@ -309,6 +309,10 @@ void judge(const trace_question& q, trace_result& r) {
   if (target != nullptr) return no("target", fmt::format("target {} {}", target->where, target->says));
   const auto* good = first_of(r, "agent", true);
   const auto* bad = first_of(r, "agent", false);
+  if (good != nullptr && q.through_tunnel_gateway)
+    return no("gateway", fmt::format("gateway {} cannot reach the agent through its tunnel gateway; the agent answers here at {}: look at the tunnel "
+                                     "gateway that the bootstrap of {} names, and whether that is a bootstrap for tunnel-listener",
+                                     gateway->name, good->where, gateway->name));
   if (good != nullptr)
     return no("gateway", fmt::format("gateway {} cannot reach the agent, which answers here: look at the network between {} and {}",
                                      gateway->name, gateway->name, good->where));

@@ -52,6 +52,7 @@ struct trace_question {
   std::optional<api::Tunnel> tunnel;
   std::optional<api::Connector> connector;  ///< of the rule that covers the path
   int rule = -1;
+  bool through_tunnel_gateway = false;      ///< its gateways dial no agent themselves
   std::vector<gateway_at> gateways;
   std::chrono::milliseconds timeout{5'000};  ///< for each answer
 };

@@ -1,4 +1,5 @@
 // services/warrenctl/trace_verb.cpp -- asks the API what a trace has to know, and prints what it finds.
+#include <algorithm>
 #include <map>
 
 #include "services/warrenctl/command_line.hpp"
@@ -40,6 +41,9 @@ void trace_url_of(session& s) {
   }
   const auto all_classes = all_of<classes>(s, &classes::Stub::ListGatewayClasses, api::ListGatewayClassesRequest{},
                                            [](const auto& page) -> const auto& { return page.gateway_classes(); });
+  q.through_tunnel_gateway = q.tunnel && std::any_of(all_classes.begin(), all_classes.end(), [&](const api::GatewayClass& each) {
+    return each.name() == "gatewayClasses/" + q.tunnel->gateway_class() && each.dial_mode() == "tunnel-listener";
+  });
   for (const auto& g : all_of<gateways>(s, &gateways::Stub::ListGateways, api::ListGatewaysRequest{},
                                         [](const auto& page) -> const auto& { return page.gateways(); })) {
     const auto name = g.name().substr(g.name().rfind('/') + 1);

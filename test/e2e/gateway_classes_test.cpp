@@ -53,6 +53,12 @@ TEST_CASE("a class that has a tunnel gateway of its own works beside two that di
   another_envoy edge{s, "gw-edge", "edge"};
   REQUIRE(far.await(has_caught_up));
   REQUIRE(edge.await(has_caught_up));
+  // One that was started for agents would acknowledge everything, and lead nowhere.
+  another_envoy mistaken{s, "gw-mistaken", "far", [](std::string text) {
+                           const std::string right = "warren_dial_mode: tunnel-listener";
+                           return text.replace(text.find(right), right.size(), "warren_dial_mode: direct");
+                         }};
+  REQUIRE(poll_until([&] { return s.warrend().log().find("its bootstrap was made for direct") != std::string::npos; }, patience));
   for (const auto port : {far_port, edge_port}) REQUIRE(poll_until([&] { return warren::stack::listens(port); }, patience));
   const auto at_far = [&](const std::string& path) { return warren::stack::visit(far_port, {.host = "far.example.org", .target = path}); };
 

@@ -119,6 +119,12 @@ TEST_CASE_METHOD(gateways, "a list of gateways says what each runs, refuses and 
   no.set_connector("p/c");
   no.set_revision(1);
   no.set_message("no such port");
+  no.set_at_ms(1'700'000'005'000);
+  auto& earlier = *stuck.add_refused();
+  earlier.set_connector("p/d");
+  earlier.set_revision(1);
+  earlier.set_message("said before");
+  earlier.set_at_ms(1'700'000'004'000);
   hear(stuck);
 
   const auto all = list("");
@@ -134,6 +140,8 @@ TEST_CASE_METHOD(gateways, "a list of gateways says what each runs, refuses and 
   CHECK(all[1]["lag"] == "1");
   CHECK(all[1]["last_refusal"]["message"] == "no such port");
   CHECK(all[1]["last_refusal"]["resource"] == "projects/p/connectors/c");
+  CHECK(all[1]["last_refusal"]["time"] == "2023-11-14T22:13:25Z");
+  CHECK(all[1]["refusals"] == 2);
   CHECK(all[2]["state"] == "never_seen");
 
   const auto named = [&](const std::string& filter) {
@@ -152,7 +160,7 @@ TEST_CASE_METHOD(gateways, "a list of gateways says what each runs, refuses and 
   INFO(table);
   CHECK(table.find("ACKNOWLEDGED") != std::string::npos);
   CHECK(table.find("2/2") != std::string::npos);
-  CHECK(table.find("1: no such port") != std::string::npos);
+  CHECK(table.find("2: no such port") != std::string::npos);
   CHECK(table.find("eu/z1") != std::string::npos);
   CHECK(ctl({"gateway", "get", "gw-2", "-o", "json"}).out.find("\"partitions\"") != std::string::npos);
 }
@@ -248,6 +256,9 @@ TEST_CASE_METHOD(gateways, "warrenctl follows gateways, all of them or one") {
   CHECK(one.code == 3);
   CHECK(ctl({"gateway", "list", "--watch", "-o", "name", "--timeout", "300ms"}).out == "gateways/gw-1\ngateways/gw-2\n");
   CHECK(ctl({"gateway", "watch", "--filter", "state=gone"}).code == 2);
+  const auto waits = ctl({"gateway", "watch", "nope", "--timeout", "500ms"});
+  CHECK(waits.out.empty());
+  CHECK(waits.err == "(there is no gateways/nope: waiting for it)\n");
 }
 
 TEST_CASE("an instance without NATS says that it cannot know, and sends nobody to an agent") {

@@ -137,6 +137,7 @@ TEST_CASE("rules' clusters follow target and key, stay while the connector is of
   f.put_connector("c");
   f.put_tunnel("t", "far", {"http://one:80", "http://two:80"});
   f.commit();
+  CHECK(f.cluster("far", "rule/p/t/1").alt_stat_name() == "connector/p/c");  // what the access log shows
   f.put_connector("c", false);
   CHECK(f.commit() == lines{"far rds +tunnel/p/t"});
   f.put_connector("c", true);

@@ -57,6 +57,15 @@ TEST_CASE("who says no follows from what everybody says") {
   CHECK(traced{}.step("gateway", 404, true).step("agent", 200, true).step("target", 200, true).no() == "gateway");
   CHECK(traced{}.step("gateway", 404, true).step("agent", 200, true).step("target", 404, true).no().empty());
 
+  // Gateways that dial no agent have no path to it that could be looked at.
+  for (const bool through : {false, true}) {
+    auto silent = traced{}.step("gateway", 503, false, unreachable).step("agent", 200, true).step("target", 200, true);
+    silent.q.through_tunnel_gateway = through;
+    CHECK(silent.no() == "gateway");
+    CHECK((silent.r.summary.find("tunnel gateway") != std::string::npos) == through);
+    CHECK((silent.r.summary.find("the network between") != std::string::npos) != through);
+  }
+
   auto t = traced{}.step("gateway", 503, false, "connector-offline");
   t.q.connector->set_online(false);
   CHECK(t.no() == "connector");
