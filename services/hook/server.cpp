@@ -4,21 +4,25 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include <arpa/inet.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
-#include <grpcpp/security/tls_certificate_provider.h>
-#include <grpcpp/security/tls_credentials_options.h>
 
 #include "envoygateway/extension/extension.grpc.pb.h"
+#include "services/hook/certificates.hpp"
 #include "services/telemetry/logging.hpp"
 
 namespace warren::hook {
@@ -27,9 +31,9 @@ namespace {
 
 namespace eg = envoygateway::extension;
 
-constexpr int message_bytes_max = 256 * 1024 * 1024;            // gateways.md; maxMessageSize of Envoy Gateway
+constexpr int request_bytes_max = 256 * 1024 * 1024;             // gateways.md; maxMessageSize of Envoy Gateway
 constexpr std::size_t memory_bytes_max = 1024ull * 1024 * 1024;  // what is being read and written, of all calls
-constexpr unsigned certificates_read_every_seconds = 1;
+constexpr auto certificates_read_every = std::chrono::seconds{1};
 constexpr auto close_patience = std::chrono::seconds{5};
 constexpr auto open_again_after = std::chrono::seconds{1};
 
@@ -40,10 +44,68 @@ bool is_local(const std::string& listen) {
   return host == "[::1]" || (host.rfind("127.", 0) == 0 && inet_pton(AF_INET, host.c_str(), &v4) == 1);
 }
 
+/// What handshakes are made with. Thread-safe.
+class current_certificates {
+public:
+  explicit current_certificates(certificate_set first) : set_(std::move(first)) {}
+  void put(certificate_set set) {
+    const std::lock_guard lock{mutex_};
+    set_ = std::move(set);
+    ++version_;
+  }
+  /// gRPC's form of it, which is the caller's then, where it is not the one that `known` says.
+  grpc_ssl_server_certificate_config* if_newer(std::uint64_t& known) const {
+    const std::lock_guard lock{mutex_};
+    if (std::exchange(known, version_) == version_) return nullptr;
+    const grpc_ssl_pem_key_cert_pair pair{set_.key.c_str(), set_.certificate.c_str()};
+    return grpc_ssl_server_certificate_config_create(set_.client_ca.c_str(), &pair, 1);
+  }
+
+private:
+  mutable std::mutex mutex_;
+  certificate_set set_;
+  std::uint64_t version_ = 1;
+};
+
+/// Mutual TLS with whatever is current when a client comes. gRPC's own credentials that follow files hand on what they
+/// find; those that ask somebody for the current set exist in its C interface only. For one port; both outlive the server.
+class current_credentials final : public grpc::ServerCredentials {
+public:
+  explicit current_credentials(const current_certificates& from) : from_(from) {
+    auto* options = grpc_ssl_server_credentials_create_options_using_config_fetcher(
+        GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, fetch, this);
+    credentials_ = grpc_ssl_server_credentials_create_with_options(options);
+  }
+  ~current_credentials() override { grpc_server_credentials_release(credentials_); }
+  void SetAuthMetadataProcessor(const std::shared_ptr<grpc::AuthMetadataProcessor>&) override {}  // nobody sets one
+
+private:
+  int AddPortToServer(const std::string& address, grpc_server* to) override {
+    return grpc_server_add_http2_port(to, address.c_str(), credentials_);
+  }
+  /// Before each handshake, one at a time.
+  static grpc_ssl_certificate_config_reload_status fetch(void* self, grpc_ssl_server_certificate_config** out) {
+    auto& me = *static_cast<current_credentials*>(self);
+    auto* newer = me.from_.if_newer(me.known_);
+    if (newer == nullptr) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    *out = newer;
+    return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
+  }
+
+  const current_certificates& from_;
+  grpc_server_credentials* credentials_ = nullptr;
+  std::uint64_t known_ = 0;
+};
+
 }  // namespace
 
 struct server::impl {
-  impl(replica::view& v, server_config c, counters& n) : view(v), config(std::move(c)), count(n), service(*this) {}
+  impl(replica::view& v, server_config c, counters& n) : view(v), config(std::move(c)), count(n), service(*this) {
+    if (config.tls_certificate.empty()) return;
+    const certificate_files files{config.tls_certificate, config.tls_key, config.tls_client_ca};
+    watch.emplace(files, read_certificates(files));
+    certificates.emplace(watch->serving());
+  }
 
   class service_impl final : public eg::EnvoyGatewayExtension::WithRawCallbackMethod_PostTranslateModify<eg::EnvoyGatewayExtension::Service> {
   public:
@@ -59,7 +121,7 @@ struct server::impl {
   class call final : public grpc::ServerUnaryReactor {
   public:
     call(impl& o, const grpc::ByteBuffer& request, grpc::ByteBuffer& response, std::string peer) : owner(o) {
-      const auto status = owner.answer(request, response, what);
+      const auto status = owner.answer(request, response, what, seconds);
       what.peer = std::move(peer);
       failed = !status.ok();
       Finish(status);
@@ -68,6 +130,9 @@ struct server::impl {
     void OnDone() override {
       {
         const std::lock_guard lock{owner.one_at_a_time};
+        const std::string_view outcome = failed ? "error" : "success";
+        owner.count.add("nso_extension_hook_calls_total", outcome);
+        owner.count.observe("nso_extension_hook_duration_seconds", seconds, outcome);
         if (failed && owner.config.on_failed) owner.config.on_failed();
         if (!failed && owner.config.on_answered) owner.config.on_answered(what);
       }
@@ -77,10 +142,11 @@ struct server::impl {
   private:
     impl& owner;
     answered_call what;
-    std::atomic<bool> failed{false};
+    double seconds = 0;
+    std::atomic<bool> failed{false};  // also: nobody took the answer
   };
 
-  grpc::Status answer(const grpc::ByteBuffer& request, grpc::ByteBuffer& response, answered_call& what) {
+  grpc::Status answer(const grpc::ByteBuffer& request, grpc::ByteBuffer& response, answered_call& what, double& seconds) {
     // One at a time: the largest translations would not fit side by side, and one takes milliseconds.
     const std::lock_guard lock{one_at_a_time};
     const auto begun = std::chrono::steady_clock::now();
@@ -100,9 +166,9 @@ struct server::impl {
       };
       done = transform({reinterpret_cast<const char*>(bytes.begin()), bytes.size()}, find, config.settings);
     }
-    const std::string_view outcome = done.error.empty() ? "success" : "error";
+    const bool too_large = done.error.empty() && done.response.size() > config.answer_bytes_max;
+    if (too_large) done.error = "the answer has " + std::to_string(done.response.size()) + " bytes, and may have " + std::to_string(config.answer_bytes_max);
     const auto& n = done.counts;
-    count.add("nso_extension_hook_calls_total", outcome);
     count.add("nso_extension_connector_clusters_replaced_total", {}, static_cast<double>(n.clusters_replaced));
     count.add("nso_extension_connector_routes_applied_total", {}, static_cast<double>(n.vhosts_connector_applied));
     count.add("nso_extension_connector_offline_routes_total", {}, static_cast<double>(n.connector_offline_routes));
@@ -114,9 +180,9 @@ struct server::impl {
       what.fleet = std::move(done.fleet);
       what.answered = std::move(done.answered);
     }
-    count.observe("nso_extension_hook_duration_seconds",
-                  std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(), outcome);
-    return done.error.empty() ? grpc::Status::OK : grpc::Status{grpc::StatusCode::INVALID_ARGUMENT, done.error};
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    if (done.error.empty()) return grpc::Status::OK;
+    return {too_large ? grpc::StatusCode::RESOURCE_EXHAUSTED : grpc::StatusCode::INVALID_ARGUMENT, done.error};
   }
 
   static void log(const transformed& done) {
@@ -132,15 +198,26 @@ struct server::impl {
                      {clusters, listeners, configs, replaced, offline, hosts, routes, {"error", done.error}});
   }
 
-  std::shared_ptr<grpc::ServerCredentials> credentials() const {
-    if (config.tls_certificate.empty()) return grpc::InsecureServerCredentials();
-    namespace tls = grpc::experimental;
-    tls::TlsServerCredentialsOptions options{std::make_shared<tls::FileWatcherCertificateProvider>(
-        config.tls_key, config.tls_certificate, config.tls_client_ca, certificates_read_every_seconds)};
-    options.watch_identity_key_cert_pairs();
-    options.watch_root_certs();
-    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-    return tls::TlsServerCredentials(options);
+  /// Reads the files, and hands a set that is usable to the port. On the thread of keep_open() only.
+  void look_at_certificates() {
+    const auto what = watch->look(read_certificates(watch->files()));
+    const auto expiry = expired(watch->files(), watch->serving(), std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now()));
+    if (what == certificate_watch::outcome::refused) {
+      count.add("warren_hook_certificate_changes_total", "error");
+      telemetry::log(spdlog::level::warn, "the hook's certificates cannot be used; those it had go on", {{"error", watch->refused()}});
+    } else if (what == certificate_watch::outcome::taken) {
+      certificates->put(watch->serving());
+      count.add("warren_hook_certificate_changes_total", "success");
+      telemetry::log(spdlog::level::info, "the hook's certificates were read again", {});
+    }
+    if (!expiry.empty() && expiry != said_expiry)
+      telemetry::log(spdlog::level::warn, "a certificate of the hook has expired", {{"error", expiry}});
+    said_expiry = expiry;
+    auto trouble = watch->refused().empty() ? std::string{} : "not taken: " + watch->refused();
+    if (!expiry.empty()) trouble += (trouble.empty() ? "" : "; ") + expiry;
+    if (trouble == said_trouble) return;
+    said_trouble = std::move(trouble);
+    if (config.on_certificates) config.on_certificates(said_trouble);
   }
 
   std::string open() {
@@ -148,9 +225,10 @@ struct server::impl {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     int bound = 0;
-    builder.AddListeningPort(config.listen, credentials(), &bound);
-    builder.SetMaxReceiveMessageSize(message_bytes_max);
-    builder.SetMaxSendMessageSize(message_bytes_max);
+    auto credentials = watch ? std::make_shared<current_credentials>(*certificates) : grpc::InsecureServerCredentials();
+    builder.AddListeningPort(config.listen, credentials, &bound);
+    builder.SetMaxReceiveMessageSize(request_bytes_max);
+    builder.SetMaxSendMessageSize(-1);  // answer() looks, and counts
     builder.SetResourceQuota(grpc::ResourceQuota{"hook"}.Resize(memory_bytes_max));
     // Another program on the same port would take every other connection.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -166,21 +244,26 @@ struct server::impl {
     }
     const std::lock_guard lock{mutex};
     running = std::move(started);
+    running_with = std::move(credentials);
     port = config.listen.rfind("unix:", 0) == 0 ? 0 : bound;
     return "";
   }
 
-  void open_when_warm() {
+  void keep_open() {
     std::unique_lock lock{mutex};
     while (!closing) {
-      wake.wait(lock, [this] { return closing || warm; });
-      if (closing) return;
+      const bool was_warm = warm, must_open = warm && !running;
       lock.unlock();
-      const auto error = open();
-      if (config.on_state) config.on_state(error.empty(), error);
+      if (watch) look_at_certificates();
+      if (must_open) {
+        const auto error = open();
+        if (config.on_state) config.on_state(error.empty(), error);
+      }
       lock.lock();
-      if (error.empty()) return;
-      wake.wait_for(lock, open_again_after, [this] { return closing; });
+      const auto due = [&] { return closing || warm != was_warm; };
+      if (watch) wake.wait_for(lock, certificates_read_every, due);
+      else if (warm && !running) wake.wait_for(lock, open_again_after, due);
+      else wake.wait(lock, due);
     }
   }
 
@@ -189,9 +272,13 @@ struct server::impl {
   counters& count;
   std::mutex one_at_a_time;
   service_impl service;
-  std::mutex mutex;  // guards what follows
+  std::optional<certificate_watch> watch;  // nothing: plaintext
+  std::optional<current_certificates> certificates;
+  std::string said_expiry, said_trouble;  // of look_at_certificates()
+  std::mutex mutex;                       // guards what follows
   std::condition_variable wake;
   bool warm = false, closing = false;
+  std::shared_ptr<grpc::ServerCredentials> running_with;  // gRPC's server does not keep them
   std::unique_ptr<grpc::Server> running;
   int port = 0;
   int subscription = 0;
@@ -213,7 +300,7 @@ server::server(replica::view& v, server_config config, counters& count) {
   };
   impl_->subscription = v.subscribe(look);
   look(replica::change_set{});
-  impl_->opener = std::thread{[i = impl_.get()] { i->open_when_warm(); }};
+  impl_->opener = std::thread{[i = impl_.get()] { i->keep_open(); }};
 }
 
 server::~server() { close(); }

@@ -78,6 +78,7 @@ constexpr metric table[] = {
     {"nso_extension_connector_clusters_replaced_total", type::counter, "", "Clusters replaced by ones that lead to connectors."},
     {"nso_extension_connector_routes_applied_total", type::counter, "", "Virtual hosts whose CONNECT was led to a connector or refused."},
     {"nso_extension_connector_offline_routes_total", type::counter, "", "Visitors' routes that were made to answer 503."},
+    {"warren_hook_certificate_changes_total", type::counter, "outcome", "Changed certificates that the hook took (success) or could not use (error)."},
     {"warren_retranslate_signals_total", type::counter, "reason", "Times that Envoy Gateway had to be asked to translate again."},
     {"warren_retranslate_webhook_total", type::counter, "outcome", "Attempts to deliver such a signal to the webhook."},
     // admin API

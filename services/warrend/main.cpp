@@ -1,4 +1,5 @@
 // services/warrend/main.cpp -- the command line of warrend.
+#include <chrono>
 #include <iostream>
 #include <map>
 #include <string>
@@ -8,6 +9,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "services/hook/certificates.hpp"
 #include "services/store/migrate.hpp"
 #include "services/warrend/config.hpp"
 #include "services/warrend/nats_keys.hpp"
@@ -50,6 +52,20 @@ struct flags {
     return loaded.errors.empty() && (!strict || loaded.doubts.empty());
   }
 };
+
+/// Of an instance with a hook that proves itself. False: what is wrong is on stderr.
+bool has_usable_certificates(const config::effective& c) {
+  const hook::certificate_files files{c.text("hook.tls_certificate"), c.text("hook.tls_key"), c.text("hook.tls_client_ca")};
+  if (c.text("hook.listen").empty() || files.certificate.empty()) return true;
+  const auto checked = hook::check_certificates(files, hook::read_certificates(files));
+  if (!checked.error.empty()) {
+    std::cerr << "warrend: " << checked.error << '\n';
+    return false;
+  }
+  if (const auto late = hook::expired(files, checked.set, std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now())); !late.empty())
+    std::cerr << "warrend: warning: " << late << '\n';
+  return true;
+}
 
 int migrate_command(const config::effective& c, bool dry_run) {
   try {
@@ -107,6 +123,7 @@ int main(int argc, char** argv) {
   if (keys_app->parsed()) return nats_keys_command(keys_folder);
   config::effective c;
   if (!f.load(c, check_app->parsed())) return 2;
+  if ((check_app->parsed() || serve_app->parsed()) && !has_usable_certificates(c)) return 2;
   if (check_app->parsed()) {
     std::cout << "the configuration is fine\n";
     return 0;

@@ -478,6 +478,10 @@ int serve(const config::effective& c, const std::function<config::loaded()>& rel
         hook_health.set("hook", open, reason);
         if (open) spdlog::info("the extension hook is open at {}", c.text("hook.listen"));
       };
+      options.on_certificates = [&](const std::string& trouble) {
+        health.note("hook_certificates", trouble);
+        hook_health.note("hook_certificates", trouble);
+      };
       health.set("hook", false, "starting");
       hook_health.set("hook", false, "starting");
       hook_server = std::make_unique<hook::server>(view, std::move(options), count);

@@ -3,7 +3,10 @@
 
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <thread>
+
+#include <sys/stat.h>
 
 #include "services/hook/server.hpp"
 #include "services/telemetry/metrics.hpp"
@@ -177,9 +180,43 @@ TEST_CASE_METHOD(hook_world, "the largest translation that is promised goes thro
   CHECK(a.bytes.size() > request.size());
   CHECK(a.bytes.size() <= answer_max);
 
+  auto largest = request;
+  hook::wire::put_bytes(largest, 3, std::string(answer_max - request.size() - 10, 's'));
+  REQUIRE(largest.size() <= answer_max);
+  const auto b = client.call(method, largest, true, long_patience);
+  INFO(largest.size() << " bytes: " << b.status.error_message() << ", " << b.bytes.size() << " bytes back");
+  REQUIRE(b.status.ok());
+  CHECK(b.bytes.size() > answer_max);
+
   hook::wire::put_bytes(request, 3, std::string(answer_max - request.size() + 1, 's'));
   CHECK(client.call(method, request, true, long_patience).status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
   CHECK(clusters_replaced(client.translate(request_for("on")).bytes) == 1);
+}
+
+TEST_CASE_METHOD(hook_world, "an answer that is too large is an error, and is said to be one") {
+  warm_up();
+  const auto request = request_for("on");
+  int failed = 0, answered = 0;
+  serve({.listen = "127.0.0.1:0", .answer_bytes_max = 1'000'000, .on_answered = [&](const auto&) { ++answered; }, .on_failed = [&] { ++failed; }});
+  REQUIRE(await_open());
+  const hook_client client{address()};
+  CHECK(client.translate(request).status.ok());
+  eg::PostTranslateModifyRequest r;
+  REQUIRE(r.ParseFromString(request));
+  r.add_secrets()->set_name(std::string(999'990 - request.size(), 's'));
+  const auto larger = r.SerializeAsString();
+  REQUIRE(larger.size() <= 1'000'010);
+  const auto a = client.translate(larger);
+  CHECK(a.status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
+  CHECK_THAT(a.status.error_message(), Catch::Contains("bytes, and may have 1000000"));
+  CHECK(client.translate(request).status.ok());
+  server->close();
+  CHECK(answered == 2);
+  CHECK(failed == 1);
+  const auto metrics = count.text();
+  CHECK_THAT(metrics, Catch::Contains("nso_extension_hook_calls_total{outcome=\"success\"} 2"));
+  CHECK_THAT(metrics, Catch::Contains("nso_extension_hook_calls_total{outcome=\"error\"} 1"));
+  CHECK_THAT(metrics, Catch::Contains("nso_extension_hook_duration_seconds_count{outcome=\"error\"} 1"));
 }
 
 TEST_CASE_METHOD(hook_world, "a unix socket needs no certificate, an open port does") {
@@ -233,4 +270,107 @@ TEST_CASE_METHOD(hook_world, "mutual TLS: strangers are turned away, and changed
   file("ca.pem", second.certificate());
   CHECK(stack::poll_until([&] { return admitted(as(second, new_client)); }, 20s, 100ms));
   CHECK_FALSE(admitted(as(second, client_certificate)));
+}
+
+TEST_CASE_METHOD(hook_world, "mutual TLS: files that cannot be used are warned of, and the last good ones go on") {
+  warm_up();
+  const authority first{"first"}, second{"second"};
+  const auto certificate = first.issue("hook"), client_certificate = first.issue("envoy-gateway");
+  const auto cert_file = file("cert.pem", certificate.certificate), key_file = file("key.pem", certificate.key),
+             ca_file = file("ca.pem", first.certificate());
+  std::mutex mutex;
+  std::string trouble;
+  serve({.listen = "127.0.0.1:0", .tls_certificate = cert_file, .tls_key = key_file, .tls_client_ca = ca_file,
+         .on_certificates = [&](const std::string& t) {
+           const std::lock_guard lock{mutex};
+           trouble = t;
+         }});
+  REQUIRE(await_open());
+  const auto admitted = [&](const authority& trusted, const identity& who) {
+    return hook_client{address(), grpc::SslCredentials({trusted.certificate(), who.key, who.certificate}), "localhost"}
+        .translate(request_for("on"), false).status.ok();
+  };
+  REQUIRE(admitted(first, client_certificate));
+  const auto await_trouble = [&](const std::string& expected) {
+    return stack::poll_until([&] {
+      const std::lock_guard lock{mutex};
+      return trouble == expected;
+    }, 20s, 20ms);
+  };
+  // In place, as cp and a shell's redirection do it.
+  const auto rewrite = [](const std::string& path, const std::string& content) { std::ofstream{path, std::ios::binary | std::ios::trunc} << content; };
+  struct row { std::string path, content, good, error; };
+  const row rows[] = {
+      {cert_file, "", certificate.certificate, "hook.tls_certificate " + cert_file + ": is empty"},
+      {key_file, "", certificate.key, "hook.tls_key " + key_file + ": is empty"},
+      {ca_file, "", first.certificate(), "hook.tls_client_ca " + ca_file + ": is empty"},
+      {cert_file, "garbage", certificate.certificate, "hook.tls_certificate " + cert_file + ": has no PEM certificate"},
+      {key_file, first.issue("hook").key, certificate.key, "hook.tls_key " + key_file + ": is not the key of hook.tls_certificate " + cert_file},
+  };
+  double n = 0;
+  const auto changes = [&](const char* outcome, double times) {
+    return count.text().find(std::string{"warren_hook_certificate_changes_total{outcome=\""} + outcome + "\"} " + std::to_string(static_cast<int>(times))) != std::string::npos;
+  };
+  for (const auto& r : rows) {
+    INFO(r.error);
+    rewrite(r.path, r.content);
+    REQUIRE(await_trouble("not taken: " + r.error));
+    CHECK(admitted(first, client_certificate));
+    CHECK(server->port() != 0);
+    rewrite(r.path, r.good);
+    REQUIRE(await_trouble(""));
+    CHECK(admitted(first, client_certificate));
+    ++n;
+    CHECK(changes("error", n));
+    CHECK(changes("success", n));
+  }
+  fs::remove(key_file);
+  REQUIRE(await_trouble("not taken: hook.tls_key " + key_file + ": cannot be read: No such file or directory"));
+  CHECK(admitted(first, client_certificate));
+
+  const auto renewed = second.issue("hook"), new_client = second.issue("envoy-gateway");
+  rewrite(cert_file, renewed.certificate);
+  rewrite(key_file, renewed.key);
+  rewrite(ca_file, second.certificate());
+  REQUIRE(await_trouble(""));
+  CHECK(stack::poll_until([&] { return admitted(second, new_client); }, 20s, 100ms));
+  CHECK_FALSE(admitted(second, client_certificate));
+}
+
+TEST_CASE_METHOD(hook_world, "mutual TLS: what cannot be used at the start is refused by name, what has expired is warned of") {
+  warm_up();
+  const authority ours{"ours"};
+  const auto good = ours.issue("hook");
+  const auto cert = file("cert.pem", good.certificate), key = file("key.pem", good.key), ca = file("ca.pem", ours.certificate()),
+             empty = file("empty.pem", ""), garbage = file("garbage.pem", "garbage"), other = file("other.pem", ours.issue("hook").key),
+             missing = (place.path() / "missing.pem").string(), folder = place.path().string(),
+             huge = file("huge.pem", good.certificate + std::string(2 * 1024 * 1024, '\n')), zero = file("zero.pem", std::string(1, '\0') + good.key),
+             pipe = (place.path() / "pipe").string();
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  struct row { std::string cert, key, ca, error; };
+  const row rows[] = {
+      {empty, key, ca, "hook.tls_certificate " + empty + ": is empty"},
+      {cert, empty, ca, "hook.tls_key " + empty + ": is empty"},
+      {cert, key, empty, "hook.tls_client_ca " + empty + ": is empty"},
+      {garbage, key, ca, "hook.tls_certificate " + garbage + ": has no PEM certificate"},
+      {cert, garbage, ca, "hook.tls_key " + garbage + ": has no PEM key that can be read without a password"},
+      {cert, key, garbage, "hook.tls_client_ca " + garbage + ": has no PEM certificate"},
+      {cert, other, ca, "hook.tls_key " + other + ": is not the key of hook.tls_certificate " + cert},
+      {missing, key, ca, "hook.tls_certificate " + missing + ": cannot be read: No such file or directory"},
+      {cert, missing, ca, "hook.tls_key " + missing + ": cannot be read: No such file or directory"},
+      {folder, key, ca, "hook.tls_certificate " + folder + ": is not a file"},
+      {pipe, key, ca, "hook.tls_certificate " + pipe + ": is not a file"},
+      {huge, key, ca, "hook.tls_certificate " + huge + ": is larger than 1048576 bytes"},
+      {cert, zero, ca, "hook.tls_key " + zero + ": is not PEM"},
+  };
+  for (const auto& r : rows) {
+    INFO(r.error);
+    CHECK_THROWS_WITH((hook::server{view, {.listen = "127.0.0.1:0", .tls_certificate = r.cert, .tls_key = r.key, .tls_client_ca = r.ca}, count}), r.error);
+  }
+  const auto past = ours.issue("hook", -60);
+  std::promise<std::string> told;
+  serve({.listen = "127.0.0.1:0", .tls_certificate = file("past.pem", past.certificate), .tls_key = file("past-key.pem", past.key), .tls_client_ca = ca,
+         .on_certificates = [&](const std::string& t) { told.set_value(t); }});
+  CHECK_THAT(told.get_future().get(), Catch::StartsWith("hook.tls_certificate " + (place.path() / "past.pem").string() + ": expired at 20"));
+  CHECK(await_open());
 }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -12,6 +14,7 @@
 #include <boost/beast/http.hpp>
 
 #include "services/bus/connection.hpp"
+#include "test/support/certificates.hpp"
 #include "test/support/hook.hpp"
 #include "test/support/hook_client.hpp"
 #include "test/support/stack.hpp"
@@ -402,4 +405,57 @@ TEST_CASE("Envoy Gateway has to translate again: told once per burst, on NATS an
   CHECK(webhook.refused > 0);
   CHECK(h.w.metric("warren_retranslate_signals_total", "changed") >= 2);
   CHECK(h.w.metric("warren_retranslate_webhook_total", "failed") > 0);
+}
+
+TEST_CASE("certificates that cannot be used: refused at the start, by name; beside a hook that serves, a word in /readyz") {
+  const stack::scratch place{"warren-hook-tls"};
+  const auto write = [&](const std::string& name, const std::string& content) {
+    const auto path = place.path() / name;
+    std::ofstream{path, std::ios::binary | std::ios::trunc} << content;
+    std::filesystem::permissions(path, std::filesystem::perms::all);  // warrend may run as somebody else
+    return path.string();
+  };
+  std::filesystem::permissions(place.path(), std::filesystem::perms::all);
+  const authority ours{"ours"};
+  const auto good = ours.issue("hook"), client_certificate = ours.issue("envoy-gateway");
+  const auto cert = write("cert.pem", good.certificate), key = write("key.pem", good.key), ca = write("ca.pem", ours.certificate()),
+             empty = write("empty.pem", ""), other = write("other.pem", ours.issue("hook").key), missing = (place.path() / "missing.pem").string();
+
+  struct row { std::string cert, key, error; };
+  for (const auto& r : {row{empty, key, "hook.tls_certificate " + empty + ": is empty"},
+                        row{cert, empty, "hook.tls_key " + empty + ": is empty"},
+                        row{key, key, "hook.tls_certificate " + key + ": has no PEM certificate"},
+                        row{cert, other, "hook.tls_key " + other + ": is not the key of hook.tls_certificate " + cert},
+                        row{cert, missing, "hook.tls_key " + missing + ": cannot be read: No such file or directory"}})
+    for (const auto& command : {std::vector<std::string>{"config", "check"}, std::vector<std::string>{"serve"}}) {
+      auto arguments = command;
+      for (const auto& each : {std::string{"--hook-listen"}, std::string{"127.0.0.1:5005"}, std::string{"--hook-tls-certificate"}, r.cert,
+                               std::string{"--hook-tls-key"}, r.key, std::string{"--hook-tls-client-ca"}, ca})
+        arguments.push_back(each);
+      const auto told = stack::run({.name = "warrend", .path = stack::bin_dir() / "warrend", .arguments = arguments});
+      INFO(command.front() << ": " << r.error);
+      CHECK(told.code == 2);
+      CHECK(told.err == "warrend: " + r.error + "\n");
+    }
+
+  hooked h{"ns-0000", {{"hook.tls_certificate", cert}, {"hook.tls_key", key}, {"hook.tls_client_ca", ca}}};
+  const auto admitted = [&] {
+    return hook_client{"127.0.0.1:" + std::to_string(h.port), grpc::SslCredentials({ours.certificate(), client_certificate.key, client_certificate.certificate}), "localhost"}
+        .translate(captured("request-0001-plain")).status.ok();
+  };
+  const auto note = [&] { return h.w.readyz().at("notes").value("hook_certificates", ""); };
+  REQUIRE(admitted());
+  CHECK(note().empty());
+  write("cert.pem", "");
+  const auto error = "hook.tls_certificate " + cert + ": is empty";
+  REQUIRE(stack::poll_until([&] { return note() == "not taken: " + error; }, 20s, 50ms));
+  CHECK(h.w.readyz().at("ready") == true);
+  CHECK(h.healthz() == 200);
+  CHECK(admitted());
+  CHECK(h.w.metric("warren_hook_certificate_changes_total", "error") == 1);
+  CHECK(h.w.at(0).log().find(error) != std::string::npos);
+  write("cert.pem", good.certificate);
+  CHECK(stack::poll_until([&] { return note().empty(); }, 20s, 50ms));
+  CHECK(admitted());
+  CHECK(h.w.at(0).running());
 }

@@ -20,11 +20,14 @@ struct identity {
 /// Signs for "localhost" and 127.0.0.1.
 class authority {
 public:
-  explicit authority(const std::string& name) : name_(name), key_(fresh_key()), certificate_(make(name, key_.get(), nullptr)) {}
+  static constexpr long day = 24 * 3600;  // seconds
+  explicit authority(const std::string& name, long valid = day)
+      : name_(name), key_(fresh_key()), certificate_(make(name, key_.get(), nullptr, valid)) {}
   std::string certificate() const { return pem(certificate_.get()); }
-  identity issue(const std::string& name) const {
+  /// `valid`: for so many seconds from now; negative: not any more.
+  identity issue(const std::string& name, long valid = day) const {
     const auto key = fresh_key();
-    const auto made = make(name, key.get(), this);
+    const auto made = make(name, key.get(), this, valid);
     return {pem(made.get()), pem(key.get())};
   }
 
@@ -44,13 +47,13 @@ private:
     must(key != nullptr);
     return key;
   }
-  static certificate_ptr make(const std::string& name, EVP_PKEY* key, const authority* by) {
+  static certificate_ptr make(const std::string& name, EVP_PKEY* key, const authority* by, long valid) {
     certificate_ptr c{X509_new()};
     must(X509_set_version(c.get(), 2) == 1);
     static long serial = 0;
     ASN1_INTEGER_set(X509_get_serialNumber(c.get()), ++serial);
     X509_gmtime_adj(X509_getm_notBefore(c.get()), -3600);
-    X509_gmtime_adj(X509_getm_notAfter(c.get()), 24 * 3600);
+    X509_gmtime_adj(X509_getm_notAfter(c.get()), valid);
     X509_set_pubkey(c.get(), key);
     auto* subject = X509_get_subject_name(c.get());
     X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
