@@ -13,18 +13,27 @@
 
 #include "actors/core/limits.hpp"
 #include "actors/core/protocol.hpp"
+#include "actors/core/wire.hpp"
+#include "actors/tunnel/spec.hpp"
 
 namespace warren::connector {
 
 namespace {
 
-busv1::Attachment attachment_of(const v1::AttachmentRow& a) {
+/// Of a row, or of what a tunnel asks for.
+template <class Source> busv1::Attachment attachment_of(const Source& a) {
   busv1::Attachment out;
   out.set_tunnel(a.tunnel());
   out.set_tunnel_uid(a.tunnel_uid());
   out.set_tunnel_generation(a.tunnel_generation());
   *out.mutable_rules() = a.rules();
   return out;
+}
+
+bool is_sound(const busv1::Attachment& a) {
+  return !wire::check_attachment(a) && std::all_of(a.rules().begin(), a.rules().end(), [](const auto& r) {
+           return static_cast<bool>(tunnel::canonical_target(r.target()));
+         });
 }
 
 std::string target_key(const busv1::TargetState& t) {
@@ -59,6 +68,8 @@ std::int64_t next_generation(const state& s) {
 bool attached(const v1::AttachmentRow& a, const v1::ConnectorRow& row) {
   return a.attachment_generation() <= row.attached_generation();
 }
+
+bool sound(const v1::AttachmentRow& a) { return is_sound(attachment_of(a)); }
 
 /// Kept in one order: the attachments that it comes from are a map, whose order is another one in each process.
 void owe_state(state& s, const std::string& tunnel, const std::string& uid, std::int64_t generation) {
@@ -145,6 +156,7 @@ void hear_step_answered(state& s, const busv1::CommandReply& r) {
 }
 
 void hear_attach(state& s, const v1::AttachTunnel& a) {
+  if (!is_sound(attachment_of(a))) return;  // no tunnel of ours asks for it
   for (auto& w : *s.mutable_wishes())
     if (w.has_attach() && w.attach().tunnel_uid() == a.tunnel_uid() &&
         w.attach().tunnel_generation() == a.tunnel_generation()) {

@@ -9,6 +9,9 @@ namespace warren::connector {
 
 /// The agent has acknowledged a set with this attachment.
 bool attached(const v1::AttachmentRow& a, const v1::ConnectorRow& row);
+/// Whether an agent can be told of it. A set is one message: what is not sound must not keep its neighbours from being
+/// held.
+bool sound(const v1::AttachmentRow& a);
 /// The whole set, as the rows have it.
 void fill_set(busv1::AttachmentSet& set, const state& s);
 

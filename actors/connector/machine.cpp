@@ -83,9 +83,12 @@ void hear_reloaded(state& s, const event& e, moment now) {
   if (r.has_row() && r.row().has_connector()) {
     *s.mutable_row() = r.row().connector();
     for (const auto& child : r.children())
-      if (child.has_attachment())
-        (*s.mutable_attachments())[attachment_key(child.attachment().tunnel_uid(),
-                                                  child.attachment().tunnel_generation())] = child.attachment();
+      if (child.has_attachment()) {
+        const auto& a = child.attachment();
+        auto& kept = (*s.mutable_attachments())[attachment_key(a.tunnel_uid(), a.tunnel_generation())];
+        kept = a;
+        if (!sound(a)) kept.set_attachment_generation(never_attached);  // whoever wrote it, it goes like a rival's
+      }
     const bool same_entity = had && before.uid() == s.row().uid();
     if (!same_entity) {
       if (!first) s.set_heard_before_ms(0);

@@ -21,7 +21,6 @@ constexpr std::size_t challenge_bytes = 32;
 constexpr std::size_t signature_bytes = 64;  // Ed25519, RFC 8032 5.1.6
 constexpr std::size_t token_chars = 64;      // 32 bytes in hex
 constexpr std::size_t digest_chars = 32;     // 16 bytes in hex
-constexpr std::size_t uid_bytes_max = 64;    // a UUID has 36
 constexpr std::size_t word_bytes_max = 64;   // an enumerated word that is not known here
 constexpr int addresses_read_max = 256;      // more than may be stored, so that "too many" can be shown
 constexpr std::size_t connector_path_bytes_max = 2 * limits::label_chars_max + 1;  // project/name
@@ -63,6 +62,14 @@ template <class T>
 parsed<T> judged(parsed<T> message, problem (*judge)(T&)) {
   if (!message) return message;
   if (auto found = judge(*message)) return {std::nullopt, std::move(*found)};
+  return message;
+}
+
+/// The same for a message that arrives without some of its tunnels.
+template <class T>
+parsed<T> judged(parsed<T> message, problem (*judge)(T&, omission&)) {
+  if (!message) return message;
+  if (auto found = judge(*message, message.omitted)) return {std::nullopt, std::move(*found)};
   return message;
 }
 
@@ -171,24 +178,43 @@ problem judge_command_reply(bus::v1::CommandReply& reply) {
   return {};
 }
 
-problem judge_attachments(const google::protobuf::RepeatedPtrField<bus::v1::Attachment>& attachments) {
-  for (const auto& attachment : attachments) {
-    if (attachment.tunnel_uid().empty()) return field_error("attachments.tunnel_uid", "is empty");
-    if (attachment.rules_size() > static_cast<int>(limits::rules_max))
-      return field_error("attachments.rules", "more than " + std::to_string(limits::rules_max));
-    if (auto found = first_of(word(attachment.tunnel(), limits::label_chars_max, "attachments.tunnel"),
-                              word(attachment.tunnel_uid(), uid_bytes_max, "attachments.tunnel_uid"),
-                              not_negative(attachment.tunnel_generation(), "attachments.tunnel_generation")))
-      return found;
-    for (const auto& rule : attachment.rules())
-      if (auto found = first_of(word(rule.target(), limits::target_bytes_max, "attachments.rules.target"),
-                                not_negative(rule.index(), "attachments.rules.index")))
-        return found;
+problem judge_attachment_key(const bus::v1::Attachment& attachment) {
+  if (attachment.tunnel_uid().empty()) return field_error("attachments.tunnel_uid", "is empty");
+  return first_of(word(attachment.tunnel_uid(), uid_bytes_max, "attachments.tunnel_uid"),
+                  not_negative(attachment.tunnel_generation(), "attachments.tunnel_generation"));
+}
+
+problem judge_attachment_content(const bus::v1::Attachment& attachment) {
+  if (attachment.rules_size() > static_cast<int>(limits::rules_max))
+    return field_error("attachments.rules", "more than " + std::to_string(limits::rules_max));
+  if (auto found = word(attachment.tunnel(), limits::label_chars_max, "attachments.tunnel")) return found;
+  for (const auto& rule : attachment.rules()) {
+    if (rule.index() < 0 || rule.index() >= static_cast<std::int32_t>(limits::rules_max))
+      return field_error("attachments.rules.index", "is not the index of a rule");
+    if (auto found = word(rule.target(), limits::target_bytes_max, "attachments.rules.target")) return found;
   }
   return {};
 }
 
-problem judge_hello_reply(bus::v1::HelloReply& reply) {
+/// One that is not sound must not keep its neighbours from being held.
+void omit_unsound(google::protobuf::RepeatedPtrField<bus::v1::Attachment>& attachments, omission& omitted) {
+  for (auto& attachment : attachments) {
+    const auto wrong = check_attachment(attachment);
+    if (!wrong) continue;
+    auto name = clean_text(attachment.tunnel(), limits::label_chars_max);
+    if (omitted.tunnels++ == 0) {
+      omitted.tunnel = name;
+      omitted.field = wrong->field;
+      omitted.message = wrong->message;
+    }
+    attachment.set_tunnel(std::move(name));
+    attachment.clear_rules();
+  }
+  const auto nameless = [](const auto& attachment) { return judge_attachment_key(attachment).has_value(); };
+  attachments.erase(std::remove_if(attachments.begin(), attachments.end(), nameless), attachments.end());
+}
+
+problem judge_hello_reply(bus::v1::HelloReply& reply, omission& omitted) {
   reply.set_message(clean_text(reply.message(), 1024));
   reply.set_addressing_error(clean_text(reply.addressing_error(), 1024));
   if (auto found = first_of(word(reply.error(), word_bytes_max, "error"), not_negative(reply.session(), "session"),
@@ -196,26 +222,26 @@ problem judge_hello_reply(bus::v1::HelloReply& reply) {
                             not_negative(reply.heartbeat_interval_ms(), "heartbeat_interval_ms"),
                             not_negative(reply.lease_duration_ms(), "lease_duration_ms"),
                             word(reply.connector_uid(), uid_bytes_max, "connector_uid"),
-                            not_negative(reply.attachments().generation(), "attachments.generation"),
-                            judge_attachments(reply.attachments().attachments())))
+                            not_negative(reply.attachments().generation(), "attachments.generation")))
     return found;
+  if (reply.has_attachments()) omit_unsound(*reply.mutable_attachments()->mutable_attachments(), omitted);
   if (!reply.challenge().empty()) return exactly(reply.challenge(), challenge_bytes, "challenge");
   if (reply.error().empty()) return hex_of(reply.token(), token_chars, "token");
   return {};
 }
 
-problem judge_agent_command(bus::v1::AgentCommand& command) {
+problem judge_agent_command(bus::v1::AgentCommand& command, omission& omitted) {
   if (auto found = first_of(not_negative(command.incarnation(), "incarnation"), not_negative(command.epoch(), "epoch"),
                             not_negative(command.session(), "session"), not_negative(command.command_id(), "command_id")))
     return found;
   switch (command.command_case()) {
     case bus::v1::AgentCommand::kAttach:
+      omit_unsound(*command.mutable_attach()->mutable_attachments(), omitted);
       return first_of(not_negative(command.attach().from_generation(), "attach.from_generation"),
-                      not_negative(command.attach().generation(), "attach.generation"),
-                      judge_attachments(command.attach().attachments()));
+                      not_negative(command.attach().generation(), "attach.generation"));
     case bus::v1::AgentCommand::kSet:
-      return first_of(not_negative(command.set().generation(), "set.generation"),
-                      judge_attachments(command.set().attachments()));
+      omit_unsound(*command.mutable_set()->mutable_attachments(), omitted);
+      return not_negative(command.set().generation(), "set.generation");
     case bus::v1::AgentCommand::kDetach:
       for (const auto& tunnel : command.detach().tunnels())
         if (auto found = first_of(word(tunnel.tunnel_uid(), uid_bytes_max, "detach.tunnels.tunnel_uid"),
@@ -324,6 +350,11 @@ parsed<core::v1::Command> parse_api_command(std::string_view bytes) {
 }
 parsed<core::v1::Reply> parse_api_reply(std::string_view bytes) {
   return judged(read<core::v1::Reply>(bytes, limits::bus_message_bytes_max), judge_api_reply);
+}
+
+std::optional<bad_message> check_attachment(const bus::v1::Attachment& attachment) {
+  auto wrong = judge_attachment_key(attachment);
+  return wrong ? wrong : judge_attachment_content(attachment);
 }
 
 std::string clean_text(std::string_view text, std::size_t bytes_max) {

@@ -2,6 +2,7 @@
 // no CAF, no NATS, no I/O, no logging.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +13,8 @@
 
 namespace warren::wire {
 
+inline constexpr std::size_t uid_bytes_max = 64;  // a UUID has 36
+
 /// Why a message is dropped.
 struct bad_message {
   std::string_view reason;  ///< label of warren_bus_dropped_total: "oversized", "garbage", "version", "field"
@@ -19,10 +22,17 @@ struct bad_message {
   std::string message;      ///< in words, without the sender's bytes
 };
 
+/// Tunnels of a set that no agent can hold. They are not in the message; whoever is beside them is.
+struct omission {
+  std::size_t tunnels = 0;
+  std::string tunnel, field, message;  ///< of the first: its name without what is not printable, and what is wrong
+};
+
 template <class T>
 struct parsed {
   std::optional<T> value;
   bad_message error;  ///< when there is no value
+  omission omitted = {};
   explicit operator bool() const { return value.has_value(); }
   const T& operator*() const { return *value; }
   T& operator*() { return *value; }
@@ -35,7 +45,8 @@ parsed<bus::v1::HelloRequest> parse_hello(std::string_view bytes);
 parsed<bus::v1::Heartbeat> parse_heartbeat(std::string_view bytes);
 parsed<bus::v1::AgentEvent> parse_event(std::string_view bytes);
 parsed<bus::v1::CommandReply> parse_command_reply(std::string_view bytes);
-// what an agent hears
+// What an agent hears. An attachment that check_attachment refuses arrives without rules, for that is what shall be held
+// of it; one of which not even the key is sound does not arrive.
 parsed<bus::v1::HelloReply> parse_hello_reply(std::string_view bytes);
 parsed<bus::v1::AgentCommand> parse_agent_command(std::string_view bytes);
 // between instances
@@ -44,6 +55,9 @@ parsed<bus::v1::GatewayAck> parse_gateway_ack(std::string_view bytes);
 parsed<bus::v1::LeaseNotice> parse_lease_notice(std::string_view bytes);
 parsed<core::v1::Command> parse_api_command(std::string_view bytes);
 parsed<core::v1::Reply> parse_api_reply(std::string_view bytes);
+
+/// Nothing, or what of an attachment no agent takes. Owners send none of these: a set is one message for all tunnels.
+std::optional<bad_message> check_attachment(const bus::v1::Attachment& attachment);
 
 /// At most `bytes_max` bytes of `text`, cut between characters, control characters and what is no UTF-8 as '?'.
 std::string clean_text(std::string_view text, std::size_t bytes_max);

@@ -267,6 +267,7 @@ void owe_attachments(transition& t, moment now) {
       want_wake(t, due);
       continue;
     }
+    if (check_row(s.row())) return;  // its conditions name the field; an agent gets one message for all tunnels
     v1::AttachTunnel attach;
     attach.set_connector(name);
     attach.set_tunnel(s.name());
@@ -618,6 +619,7 @@ void adopt_rival(transition& t, moment now) {
   *row.mutable_updated_at() = timestamp_from_ms(now.wall_ms);
   std::optional<claim_change> claims;
   auto wrong = check_spec(spec_of(row));
+  if (!wrong) wrong = check_row(row);
   if (!wrong && !t.next.claim_refused().empty()) wrong = violation{"hostnames", t.next.claim_refused()};
   if (wrong) {
     row.set_observed_generation(row.generation());

@@ -7,6 +7,7 @@
 
 #include "actors/connector/spec.hpp"
 #include "actors/core/conditions.hpp"
+#include "actors/core/limits.hpp"
 #include "actors/tunnel/spec.hpp"
 
 namespace warren::tunnel {
@@ -16,10 +17,6 @@ namespace {
 outcome outcome_of(const v1::TunnelRow& tunnel, const v1::Rule& rule, std::int64_t generation,
                    const find_connector& connector, const find_attachment& attachment) {
   if (!tunnel.enabled()) return outcome::disabled;
-  // No agent will ever hold it: what was live before is not waited with.
-  if (const auto* accepted = find_condition(tunnel.conditions(), "Accepted");
-      accepted != nullptr && accepted->status() == status_false && canonical_target(rule.target()).value != rule.target())
-    return outcome::invalid_addressing;
   const auto* c = connector(rule.connector());
   if (c == nullptr || c->has_delete_time()) return outcome::unknown;
   if (!c->addressing_error().empty()) return outcome::invalid_addressing;
@@ -36,6 +33,26 @@ route_plan plan_generation(const v1::TunnelRow& tunnel, std::int64_t generation,
   route_plan plan{.generation = generation};
   for (int i = 0; i < rules.size(); ++i)
     plan.rules.push_back({i, rules[i], outcome_of(tunnel, rules[i], generation, connector, attachment)});
+  return plan;
+}
+
+/// No agent will ever hold it: what was live before is not waited with.
+bool refused(const v1::TunnelRow& tunnel) {
+  const auto* accepted = find_condition(tunnel.conditions(), "Accepted");
+  return accepted != nullptr && accepted->status() == status_false && check_row(tunnel);
+}
+
+/// Its visitors meet one answer wherever they go: a path that is none is the root.
+route_plan plan_refusal(const v1::TunnelRow& tunnel) {
+  route_plan plan{.generation = tunnel.generation(), .rules = {}};
+  const auto rules = std::min(tunnel.rules_size(), static_cast<int>(limits::rules_max));
+  for (int i = 0; i < std::max(rules, 1); ++i) {
+    rule_plan p{.index = i, .rule = {}, .what = outcome::invalid_addressing};
+    if (i < rules) p.rule = tunnel.rules(i);
+    const auto path = canonical_path_prefix(p.rule.path_prefix());
+    p.rule.set_path_prefix(path ? path.value : "/");
+    plan.rules.push_back(std::move(p));
+  }
   return plan;
 }
 
@@ -63,6 +80,7 @@ bool route_plan::operator==(const route_plan& other) const {
 
 route_plan plan_routes(const v1::TunnelRow& tunnel, const find_connector& connector,
                        const find_attachment& attachment) {
+  if (tunnel.enabled() && refused(tunnel)) return plan_refusal(tunnel);
   auto current =
       plan_generation(tunnel, tunnel.generation(), tunnel.rules(), connector, attachment);
   if (tunnel.previous_generation() == 0 || !tunnel.enabled()) return current;

@@ -19,7 +19,7 @@ enum class outcome : std::uint8_t {
   unknown,             ///< there is no such connector
   disabled,            ///< the tunnel is switched off
   invalid_addressing,  ///< the connector's last report could not be used, or its row cannot (connector::check_row); or the
-                       ///< target was refused, and is none
+                       ///< tunnel was refused, and its own cannot (tunnel::check_row)
 };
 
 /// What x-warren-reason says; empty for live.
@@ -33,7 +33,7 @@ struct rule_plan {
 
 struct route_plan {
   std::int64_t generation = 0;  ///< the spec that is served: the current one, or the one before it
-  std::vector<rule_plan> rules; ///< in the order of the spec
+  std::vector<rule_plan> rules; ///< in the order of the spec; of a refused one those that there may be, or one
   bool operator==(const route_plan&) const;
 };
 
@@ -46,7 +46,8 @@ using find_attachment =
 
 /// The current generation is served as soon as every rule whose connector is online is attached; until then
 /// the previous one, when there is one (tunnels.md, "Attachments"), and never again once the current one has been
-/// programmed. Within a generation each rule follows its own connector.
+/// programmed. Within a generation each rule follows its own connector; a tunnel that was refused for what check_row
+/// finds follows none.
 route_plan plan_routes(const v1::TunnelRow& tunnel, const find_connector& connector,
                        const find_attachment& attachment);
 

@@ -12,6 +12,7 @@
 
 #include "actors/core/limits.hpp"
 #include "actors/core/protocol.hpp"
+#include "actors/core/wire.hpp"
 
 namespace warren::tunnel {
 
@@ -165,6 +166,18 @@ void settle_gateway_class(v1::TunnelSpec& spec, judge& j) {
   if (!protocol::is_label(spec.gateway_class())) j.wrong("gateway_class", std::string{label_rule});
 }
 
+/// The first of the rules that is not spelt as it is stored.
+std::optional<violation> misspelt(const v1::TunnelSpec& spec, const v1::TunnelSpec& settled) {
+  for (int i = 0; i < spec.rules_size(); ++i) {
+    const auto at = fmt::format("rules[{}].", i);
+    if (spec.rules(i).path_prefix() != settled.rules(i).path_prefix())
+      return violation{at + "path_prefix", fmt::format("must be written {}", settled.rules(i).path_prefix())};
+    if (spec.rules(i).target() != settled.rules(i).target())
+      return violation{at + "target", fmt::format("must be written {}", settled.rules(i).target())};
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 canonical canonical_hostname(std::string_view text) {
@@ -265,16 +278,23 @@ std::optional<violation> check_spec(const v1::TunnelSpec& spec) {
   for (int i = 0; i < spec.hostnames_size(); ++i)
     if (spec.hostnames(i) != settled.hostnames(i))
       return violation{fmt::format("hostnames[{}]", i), fmt::format("must be written {}", settled.hostnames(i))};
-  for (int i = 0; i < spec.rules_size(); ++i) {
-    const auto at = fmt::format("rules[{}].", i);
-    if (spec.rules(i).path_prefix() != settled.rules(i).path_prefix())
-      return violation{at + "path_prefix", fmt::format("must be written {}", settled.rules(i).path_prefix())};
-    if (spec.rules(i).target() != settled.rules(i).target())
-      return violation{at + "target", fmt::format("must be written {}", settled.rules(i).target())};
-  }
+  if (auto found = misspelt(spec, settled)) return found;
   if (spec.gateway_class() != settled.gateway_class())
     return violation{"gateway_class", fmt::format("must be written {}", settled.gateway_class())};
   return std::nullopt;
+}
+
+std::optional<violation> check_row(const v1::TunnelRow& row) {
+  // It stands between slashes in what gateways tell agents.
+  const auto& uid = row.uid();
+  const bool fits = !uid.empty() && uid.size() <= wire::uid_bytes_max &&
+                    std::all_of(uid.begin(), uid.end(), [](char c) { return c > 0x20 && c < 0x7f && c != '/'; });
+  if (!fits) return violation{"uid", fmt::format("must be 1 to {} printable ASCII characters without '/'", wire::uid_bytes_max)};
+  v1::TunnelSpec spec;
+  *spec.mutable_rules() = row.rules();
+  auto settled = spec;
+  const auto wrong = canonicalise(settled, {"rules"});
+  return wrong.empty() ? misspelt(spec, settled) : wrong.front();
 }
 
 }  // namespace warren::tunnel

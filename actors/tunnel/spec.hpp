@@ -9,6 +9,7 @@
 
 #include "actors/core/error.hpp"
 #include "warren/core/v1/commands.pb.h"
+#include "warren/core/v1/rows.pb.h"
 
 namespace warren::tunnel {
 
@@ -38,5 +39,9 @@ std::vector<violation> canonicalise(v1::TunnelSpec& spec, const std::vector<std:
 
 /// The first thing that is wrong with a spec as it is stored, another spelling than the canonical included.
 std::optional<violation> check_spec(const v1::TunnelSpec& spec);
+
+/// What of a stored row no agent and no gateway can be told, whoever wrote it: its uid, its rules. Nothing of such a row
+/// is attached, its visitors are refused (tunnel/routing), and its condition names the field.
+std::optional<violation> check_row(const v1::TunnelRow& row);
 
 }  // namespace warren::tunnel

@@ -393,7 +393,7 @@ struct agent::impl {
         {"connections", {{"open", counts.open}, {"tunnels", counts.tunnels}, {"accepted", counts.accepted},
                          {"established", counts.established}, {"refused", counts.refused}, {"failed", counts.failed},
                          {"ended_by_detach", counts.ended_by_detach}}},
-        {"bad_messages", control->bad_messages()}};
+        {"bad_messages", control->bad_messages()}, {"omitted_tunnels", control->omitted_tunnels()}};
     return out.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
   }
 

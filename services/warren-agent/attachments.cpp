@@ -98,11 +98,16 @@ applied attachment_set::position(std::int64_t from_generation, std::int64_t gene
   return from_generation == generation_ ? applied::changed : applied::gap;
 }
 
+void attachment_set::hold(const busv1::Attachment& one) {
+  const attachment_key key{one.tunnel_uid(), one.tunnel_generation()};
+  if (one.rules().empty()) held_.erase(key);
+  else held_.insert_or_assign(key, one);
+}
+
 applied attachment_set::apply(const busv1::Attach& attach) {
   const auto where = position(attach.from_generation(), attach.generation());
   if (where != applied::changed) return where;
-  for (const auto& one : attach.attachments())
-    held_.insert_or_assign({one.tunnel_uid(), one.tunnel_generation()}, one);
+  for (const auto& one : attach.attachments()) hold(one);
   generation_ = attach.generation();
   return where;
 }
@@ -119,7 +124,7 @@ applied attachment_set::apply(const busv1::AttachmentSet& set, bool whatever_gen
   if (set.generation() < generation_ && !whatever_generation) return applied::overtaken;
   attachment_set next;
   next.generation_ = set.generation();
-  for (const auto& one : set.attachments()) next.held_.insert_or_assign({one.tunnel_uid(), one.tunnel_generation()}, one);
+  for (const auto& one : set.attachments()) next.hold(one);
   if (next == *this) return applied::repeated;
   *this = std::move(next);
   return applied::changed;

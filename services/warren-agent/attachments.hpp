@@ -36,7 +36,7 @@ enum class applied : std::uint8_t {
   gap,        ///< the set is of an earlier generation than the command starts from
 };
 
-/// Not thread-safe.
+/// Not thread-safe. An attachment without rules is not held: it leads nowhere.
 class attachment_set {
 public:
   using map = std::map<attachment_key, busv1::Attachment>;
@@ -54,6 +54,7 @@ public:
   bool operator==(const attachment_set& other) const;
 
 private:
+  void hold(const busv1::Attachment& one);
   applied position(std::int64_t from_generation, std::int64_t generation) const;
   std::int64_t generation_ = 0;
   map held_;

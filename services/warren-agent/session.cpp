@@ -80,6 +80,7 @@ actions session::hello_answered(moment now, std::uint64_t number, std::string_vi
     wait_for_hello(now, 0ms, fmt::format("the answer to hello is malformed: {} {}", reply.error.field, reply.error.message), out);
     return out;
   }
+  note_omitted(reply.omitted, out);
   if (reply->error() == "superseded") {
     end(false, reply->message().empty() ? "a newer agent holds this connector's key" : reply->message(), out);
     return out;
@@ -129,6 +130,7 @@ actions session::commanded(moment now, std::string_view payload, std::string_vie
     ++bad_messages_;
     return out;
   }
+  note_omitted(command.omitted, out);
   // Its hello may still be on its way to us: another subscription, another thread.
   if (phase_ == phase::greeting && (!has_session_ || command->session() > session_)) {
     if (early_.size() < early_commands_max) early_.emplace_back(payload, reply_to);
@@ -224,6 +226,17 @@ std::optional<std::int64_t> session::deadline() const {
   if (changes_at_ != 0) at(changes_at_);
   if (save_at_ != 0) at(save_at_);
   return out;
+}
+
+/// Once, however often the same set comes again.
+void session::note_omitted(const wire::omission& omitted, actions& out) {
+  if (omitted.tunnels == 0) return;
+  omitted_tunnels_ += omitted.tunnels;
+  auto words = fmt::format("{} tunnel(s) of what the owner sent are malformed and left out; the first is \"{}\": {} {}", omitted.tunnels,
+                           omitted.tunnel, omitted.field, omitted.message);
+  if (words == last_omission_) return;
+  out.push_back(say{true, words});
+  last_omission_ = std::move(words);
 }
 
 // ---- hello ----

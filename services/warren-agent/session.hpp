@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "actors/core/time.hpp"
+#include "actors/core/wire.hpp"
 #include "services/warren-agent/attachments.hpp"
 #include "services/warren-agent/targets.hpp"
 
@@ -88,12 +89,14 @@ public:
   millis heartbeat_interval() const { return millis{interval_ms_}; }
   const std::string& last_trouble() const { return last_trouble_; }
   std::uint64_t bad_messages() const { return bad_messages_; }
+  std::uint64_t omitted_tunnels() const { return omitted_tunnels_; }  ///< of the sets that came, each time
 
 private:
   struct owed_reply {
     std::string reply_to;
     std::int64_t command_id = 0, generation = 0;
   };
+  void note_omitted(const wire::omission& omitted, actions& out);
   void greet(moment now, actions& out);
   void wait_for_hello(moment now, millis at_least, std::string why, actions& out);
   void welcome(moment now, const busv1::HelloReply& reply, actions& out);
@@ -146,7 +149,8 @@ private:
   bool report_when_durable_ = false;
   bool report_owed_ = false;               // something changed while nobody could be told
   std::int64_t changes_at_ = 0;            // held target changes go out then; 0: none are held
-  std::uint64_t bad_messages_ = 0;
+  std::uint64_t bad_messages_ = 0, omitted_tunnels_ = 0;
+  std::string last_omission_;
 
   std::uint64_t digest_version_ = 0;
   std::string digest_;

@@ -1,5 +1,6 @@
 // test/e2e/isolation_test.cpp -- tunnels, projects and keys that share something, and do not touch each other.
 #include <atomic>
+#include <filesystem>
 #include <thread>
 
 #include "test/e2e/expect.hpp"
@@ -165,4 +166,68 @@ TEST_CASE("of two agents with one key the newer wins, and the older stops and sa
   const auto a = visit_until(s, {.host = "web.example.org"}, is_the_targets);
   INFO(describe(a));
   CHECK(is_the_targets(a));
+}
+
+TEST_CASE("what a rival wrote into three tunnels takes down no other of their connector, also for an agent that begins with nothing") {
+  WARREN_NEEDS_SERVERS();
+  whole s;
+  auto& home = s.add_agent("home");
+  home.await_session();
+  constexpr int healthy = 50;
+  std::vector<std::string> live;
+  for (int n = 0; n < healthy; ++n) live.push_back("good-" + std::to_string(n));
+  live.emplace_back("spoilt");
+  auto all = live;
+  all.insert(all.end(), {"bad-target", "bad-path"});
+  for (const auto& name : all) s.create_tunnel(name, name + ".example.org", "home");
+  for (const auto& name : all) REQUIRE(s.await_ready(name, patience));
+  warren::stack::continuous_visitor visitor{s.visitor_port(), {.host = "good-3.example.org"}, 5ms};
+
+  s.sql(R"(UPDATE tunnel SET rules = jsonb_set(rules, '{0,target}', '"http://bad\u0001host:80"') WHERE name = 'bad-target';
+           UPDATE tunnel SET rules = jsonb_set(rules, '{0,path_prefix}', '"no-slash\n"') WHERE name = 'bad-path';
+           SET session_replication_role = replica;  -- no trigger sees it: as if it had been stored long ago
+           UPDATE attachment SET rules = jsonb_set(rules, '{0,target}', '"http://bad\u0001host:80"') WHERE tunnel = 'spoilt';)");
+  const auto refused = [&] {
+    for (const auto& [name, field] : {std::pair{"bad-target", "rules[0].target: "}, std::pair{"bad-path", "rules[0].path_prefix: "}}) {
+      const auto host = std::string{name} + ".example.org";
+      const auto a = visit_until(s, {.host = host}, [](const auto& each) { return reason(each) == "invalid-addressing"; });
+      INFO(name << ": " << describe(a));
+      CHECK(is_ours(a));
+      CHECK(reason(a) == "invalid-addressing");
+      CHECK(reason(s.visit({.host = host, .target = "/no-slash"})) == "invalid-addressing");
+      const auto told = s.await("tunnel", name, [field = field](const auto& t) {
+        return whole::condition(t, "Ready") == "False" && whole::condition_message(t, "Ready").find(field) != std::string::npos;
+      }, patience);
+      INFO(s.tunnel(name).dump());
+      CHECK_FALSE(told.is_null());
+      CHECK_THAT(whole::condition_message(s.tunnel(name), "Accepted"), Catch::StartsWith(field));
+      CHECK(s.sql(std::string{"SELECT count(*) FROM attachment WHERE rules::text LIKE '%bad%' AND tunnel = '"} + name + "'") == "0\n");
+    }
+  };
+  refused();
+  for (int n = 0; n < healthy; ++n) CHECK(is_the_targets(s.visit(live[static_cast<std::size_t>(n)] + ".example.org")));
+  visitor.stop();
+  CHECK(noticed(visitor.answers()) == "");
+
+  home.stop();
+  s.stop_warrend();
+  for (const auto& each : std::filesystem::directory_iterator{home.state()}) std::filesystem::remove_all(each);
+  s.start_warrend();
+  home.start();
+  home.await_session();
+  for (const auto& name : live) {
+    INFO(s.tunnel(name).dump());
+    REQUIRE(s.await_ready(name, patience));
+    const auto a = visit_until(s, {.host = name + ".example.org"}, is_the_targets);
+    INFO(describe(a));
+    CHECK(is_the_targets(a));
+  }
+  refused();
+  CHECK(poll_until([&] { return s.sql("SELECT count(*) FROM connector WHERE attached_generation <> attachment_generation") == "0\n"; }, patience, 20ms));
+  CHECK_THAT(home.running_process().log(), !Catch::Contains("malformed"));
+
+  // Put right, it is attached and live again.
+  s.must_ctl({"tunnel", "update", "bad-target", "--target", s.demo_origin().url(), "--connector", "home"});
+  REQUIRE(s.await_ready("bad-target", patience));
+  CHECK(is_the_targets(visit_until(s, {.host = "bad-target.example.org"}, is_the_targets)));
 }

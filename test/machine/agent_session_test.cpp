@@ -484,6 +484,54 @@ TEST_CASE("the set of a hello is taken as it is, saved when it differs, and repo
   }
 }
 
+TEST_CASE("a tunnel that is malformed is left out and named once; the set is taken and acknowledged without it") {
+  world w;
+  auto poisoned = tunnel("b", 1, "http://bad\x01host:80");
+  SECTION("in the answer to hello") {
+    w.greet(7, 5, {tunnel("a", 1), poisoned, tunnel("c", 1)});
+    CHECK(w.agent.where() == phase::established);
+    std::vector<std::string> warned;
+    for (const auto& each : w.all<say>())
+      if (each.important) warned.push_back(each.text);
+    REQUIRE(warned.size() == 1);
+    CHECK_THAT(warned[0], Catch::Contains("1 tunnel(s)") && Catch::Contains("\"t-b\"") && Catch::Contains("attachments.rules.target"));
+    w.disk_done();
+    CHECK(w.event().report().attached_generation() == 5);
+    CHECK(w.agent.held().all().size() == 2);
+    CHECK(w.agent.held().find("b", 1) == nullptr);
+    CHECK(w.agent.bad_messages() == 0);
+    CHECK(w.agent.omitted_tunnels() == 1);
+
+    // The same words are not said again, however often they are sent; others are.
+    auto again = world::command(1);
+    again.mutable_set()->set_generation(6);
+    for (const auto& each : {tunnel("a", 1), poisoned}) *again.mutable_set()->add_attachments() = each;
+    w.tell(again);
+    CHECK(w.all<say>().empty());
+    CHECK(w.agent.omitted_tunnels() == 2);
+    w.disk_done();
+    CHECK(w.reply().attached_generation() == 6);
+    again.set_command_id(2);
+    again.mutable_set()->set_generation(7);
+    again.mutable_set()->mutable_attachments(1)->set_tunnel("other");
+    w.tell(again);
+    CHECK(w.only<say>().important);
+  }
+  SECTION("in a step: what was held of it goes, on disk as well") {
+    w.greet(7, 5, {tunnel("a", 1), tunnel("b", 1)});
+    w.disk_done();
+    REQUIRE(w.agent.held().all().size() == 2);
+    w.tell(world::attach(1, 5, 6, poisoned));
+    const auto lines = w.only<save_set>().text;
+    w.disk_done();
+    CHECK(w.reply().attached_generation() == 6);
+    CHECK(w.reply().error().empty());
+    CHECK(w.agent.held().find("a", 1) != nullptr);
+    CHECK(w.agent.held().find("b", 1) == nullptr);
+    CHECK_THAT(lines, !Catch::Contains("host:80"));
+  }
+}
+
 TEST_CASE("a command that overtakes the hello's answer is obeyed after it") {
   world w;
   w.last = w.agent.connected(w.now, true);

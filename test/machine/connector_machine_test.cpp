@@ -1674,6 +1674,54 @@ TEST_CASE_METHOD(world, "connector: what a rival attaches is never attached, and
   }
 }
 
+TEST_CASE_METHOD(world, "connector: a stored attachment that no agent takes is told to none, and goes; the set moves on without it") {
+  online();
+  attach("t1");
+  attach("t2");
+  for (const auto& c : commands(busv1::AgentCommand::kAttach)) command_reply(c.command_id(), c.attach().generation());
+  REQUIRE(row->attached_generation() == 2);
+  auto& spoilt = attachments.at("t2/1");  // past the trigger: a row of an older release, say
+  std::string where = "t2/1";
+  SECTION("a control character in its target") { spoilt.mutable_rules(0)->set_target("http://bad\x01host:80"); }
+  SECTION("a target that is none") { spoilt.mutable_rules(0)->set_target("elsewhere"); }
+  SECTION("a name with a control character") { spoilt.set_tunnel("web\n"); }
+  SECTION("a rule that there cannot be") { spoilt.mutable_rules(0)->set_index(16); }
+  SECTION("too many rules") {
+    for (int i = 0; i < 16; ++i) *spoilt.add_rules() = spoilt.rules(0);
+  }
+  SECTION("a uid that is too long") {
+    auto moved = spoilt;
+    attachments.erase(where);
+    moved.set_tunnel_uid(std::string(65, 'u'));
+    where = moved.tunnel_uid() + "/1";
+    attachments[where] = moved;
+  }
+  takeover();
+  CHECK_FALSE(attachments.contains(where));
+  hello({"10.0.0.1:7000"}, 0, "");  // an agent with an empty state folder
+  REQUIRE(hello_reply());
+  REQUIRE(hello_reply()->error().empty());
+  REQUIRE(hello_reply()->attachments().attachments_size() == 1);
+  CHECK(hello_reply()->attachments().attachments(0).tunnel_uid() == "t1");
+  CHECK(hello_reply()->attachments().generation() == row->attachment_generation());
+  heartbeat(hello_reply()->attachments().generation());
+  CHECK(row->attached_generation() == row->attachment_generation());
+  const auto told = all<v1::AttachmentState>();
+  REQUIRE_FALSE(told.empty());
+  for (const auto& each : told)
+    if (connector::attachment_key(each.tunnel_uid(), each.tunnel_generation()) == where) CHECK_FALSE(each.stored());
+  CHECK(std::any_of(told.begin(), told.end(), [](const auto& a) { return a.tunnel_uid() == "t1" && a.attached(); }));
+}
+
+TEST_CASE_METHOD(world, "connector: a wish that no agent takes is not stored") {
+  online();
+  attach("t1", 1, "http://bad\x01host:80");
+  CHECK(attachments.empty());
+  CHECK(row->attachment_generation() == 0);
+  attach("t2");
+  CHECK(attachments.size() == 1);
+}
+
 TEST_CASE_METHOD(world, "connector: an agent that holds a set which the database has lost gets the one there is, and serves meanwhile") {
   online();
   attach();

@@ -72,11 +72,36 @@ TEST_CASE("the previous generation is served until the agents hold the current o
     CHECK(w.plan().generation == 2);
     CHECK(w.plan().rules.at(0).rule.target() == "http://localhost:9090");
   }
-  SECTION("a target that was refused: nobody will ever hold it") {
-    w.t.mutable_rules(0)->set_target("http://no host:80");
+  SECTION("rules that were refused: nobody will ever hold them") {
+    auto* beside = w.t.add_rules();  // it is of the same spec
+    *beside = w.t.rules(0);
+    beside->set_path_prefix("/api");
+    auto& rule = *w.t.mutable_rules(0);
+    SECTION("a target") { rule.set_target("http://no\x01host:80"); }
+    SECTION("a target in another spelling") { rule.set_target("http://localhost"); }
+    SECTION("a path prefix") { rule.set_path_prefix("no-slash\n"); }
+    SECTION("a connector") { rule.set_connector("edge\n"); }
+    SECTION("two of one path prefix") { beside->set_path_prefix("/"); }
+    SECTION("a uid") { w.t.set_uid("a/b"); }
     CHECK(w.plan().generation == 1);  // not judged yet
-    rows::condition(w.t, "Accepted", "False", "Invalid", "rules[0].target: ");
-    CHECK(w.plan().generation == 2);
+    rows::condition(w.t, "Accepted", "False", "Invalid", "rules[0]");
+    const auto plan = w.plan();
+    CHECK(plan.generation == 2);
+    REQUIRE(plan.rules.size() == 2);
+    for (const auto& each : plan.rules) CHECK(each.what == outcome::invalid_addressing);
+    CHECK(plan.rules[0].rule.path_prefix() == "/");  // a visitor gets an answer wherever he goes
+    CHECK(plan.rules[1].index == 1);
+    w.t.set_enabled(false);
+    CHECK(w.first() == outcome::disabled);
+  }
+  SECTION("rules that were refused for their number") {
+    rows::condition(w.t, "Accepted", "False", "Invalid", "rules: ");
+    w.t.clear_rules();
+    REQUIRE(w.plan().rules.size() == 1);
+    CHECK(w.first() == outcome::invalid_addressing);
+    CHECK(w.plan().rules[0].rule.path_prefix() == "/");
+    for (int i = 0; i < 1000; ++i) w.t.add_rules();
+    CHECK(w.plan().rules.size() == 16);
     CHECK(w.first() == outcome::invalid_addressing);
   }
   SECTION("a spec that was refused for something else") {

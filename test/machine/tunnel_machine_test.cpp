@@ -618,6 +618,49 @@ TEST_CASE("a rival that changes the spec makes a generation, checked and claimed
     CHECK(is_true(p.s.row().conditions(), "Accepted"));
     CHECK(p.programmed().message() == "waiting for gateways");
   }
+  SECTION("that no agent can be told: none is, its field is named, and mended it is attached") {
+    std::string field;
+    SECTION("a target") {
+      row.mutable_rules(0)->set_target("http://bad\x01host:80");
+      field = "rules[0].target: ";
+    }
+    SECTION("a path prefix") {
+      row.mutable_rules(0)->set_path_prefix("no-slash\n");
+      field = "rules[0].path_prefix: ";
+    }
+    SECTION("a connector") {
+      row.mutable_rules(0)->set_connector(std::string(64, 'a'));
+      field = "rules[0].connector: ";
+    }
+    SECTION("too many rules") {
+      for (int i = 0; i < 16; ++i) *row.add_rules() = row.rules(0);
+      field = "rules: ";
+    }
+    SECTION("a uid") {
+      row.set_uid("a/b");
+      field = "uid: ";
+    }
+    p.on(play::reloaded(row));
+    for (int i = 0; i < 5; ++i) {
+      p.after(limits::repeat_after / 1ms);
+      p.on(play::wake());
+    }
+    CHECK(p.count<v1::AttachTunnel>() == 0);
+    CHECK(find_condition(p.s.row().conditions(), "Accepted")->status() == "False");
+    CHECK(find_condition(p.s.row().conditions(), "Accepted")->message().find(field) == 0);
+    CHECK(p.programmed().message().find(field) != std::string::npos);
+    CHECK(p.s.row().observed_generation() == 2);
+    if (field == "uid: ") return;  // no API mends that
+    p.on(play::update_target("http://localhost:9090"));
+    CHECK(is_true(p.s.row().conditions(), "Accepted"));
+    CHECK(p.s.row().generation() == 3);
+    CHECK(p.count<v1::AttachTunnel>() == 1);
+  }
+  SECTION("whose host names alone are refused: its agents hold it all the same") {
+    row.set_hostnames(0, "*.example.com");
+    p.on(play::reloaded(row));
+    CHECK(p.count<v1::AttachTunnel>() == 1);
+  }
   SECTION("met as a conflict") {
     row.set_enabled(false);
     p.conflict(play::update_target("http://localhost:9090"), row);

@@ -181,28 +181,59 @@ void many(busv1::Addressing& a) {
   for (int i = 0; i < 256; ++i) a.add_addresses("a");
 }
 
-void add_attachment_faults(auto& to, const std::string& prefix, auto list) {
-  using message = std::decay_t<decltype(to.front())>;
-  const auto one = [&](std::string what, std::function<void(busv1::Attachment&)> change) {
-    to.push_back(message{std::move(what), [list, change](auto& m) { change(*list(m)->Mutable(0)); }});
-  };
-  one(prefix + ".tunnel", [](auto& a) { a.set_tunnel(std::string(64, 'a')); });
-  one(prefix + ".tunnel", [](auto& a) { a.set_tunnel(control); });
-  one(prefix + ".tunnel_uid", [](auto& a) { a.clear_tunnel_uid(); });
-  one(prefix + ".tunnel_uid", [](auto& a) { a.set_tunnel_uid(long_uid); });
-  one(prefix + ".tunnel_generation", [](auto& a) { a.set_tunnel_generation(-1); });
-  one(prefix + ".rules", [](auto& a) {
-    for (int i = 0; i < 16; ++i) a.add_rules();
-  });
-  one(prefix + ".rules.target", [](auto& a) { a.mutable_rules(0)->set_target(std::string(301, 'a')); });
-  one(prefix + ".rules.target", [](auto& a) { a.mutable_rules(0)->set_target(control); });
-  one(prefix + ".rules.index", [](auto& a) { a.mutable_rules(0)->set_index(-1); });
-}
 void fill(busv1::Attachment& a) {
   a.set_tunnel("web");
   a.set_tunnel_uid("uid");
   a.set_tunnel_generation(1);
   a.add_rules()->set_target("http://localhost:80");
+}
+
+/// Each thing that can be wrong with one attachment of a message takes that one out of it, and names it.
+template <class T>
+void omits_unsound(const T& good, wire::parsed<T> (*parse)(std::string_view),
+                   google::protobuf::RepeatedPtrField<busv1::Attachment>* (*list)(T&)) {
+  const std::vector<wrong<busv1::Attachment>> faults{
+      {"attachments.tunnel", [](auto& a) { a.set_tunnel(std::string(64, 'a')); }},
+      {"attachments.tunnel", [](auto& a) { a.set_tunnel(control); }},
+      {"attachments.tunnel_uid", [](auto& a) { a.clear_tunnel_uid(); }},
+      {"attachments.tunnel_uid", [](auto& a) { a.set_tunnel_uid(long_uid); }},
+      {"attachments.tunnel_uid", [](auto& a) { a.set_tunnel_uid(control); }},
+      {"attachments.tunnel_generation", [](auto& a) { a.set_tunnel_generation(-1); }},
+      {"attachments.rules", [](auto& a) { for (int i = 0; i < 16; ++i) a.add_rules(); }},
+      {"attachments.rules.target", [](auto& a) { a.mutable_rules(0)->set_target(std::string(301, 'a')); }},
+      {"attachments.rules.target", [](auto& a) { a.mutable_rules(0)->set_target(control); }},
+      {"attachments.rules.index", [](auto& a) { a.mutable_rules(0)->set_index(-1); }},
+      {"attachments.rules.index", [](auto& a) { a.mutable_rules(0)->set_index(16); }},  // its state would be no report
+  };
+  for (const auto& fault : faults) {
+    INFO(T::descriptor()->name() << " " << fault.what);
+    T message = good;
+    auto& all = *list(message);
+    all.Clear();
+    for (const auto* uid : {"before", "poisoned", "after"}) {
+      fill(*all.Add());
+      all.Mutable(all.size() - 1)->set_tunnel_uid(uid);
+    }
+    fault.change(*all.Mutable(1));
+    REQUIRE(wire::check_attachment(all[1]));
+    CHECK(wire::check_attachment(all[1])->field == fault.what);
+    CHECK_FALSE(wire::check_attachment(all[0]));
+    auto read = parse(message.SerializeAsString());
+    REQUIRE(read);
+    CHECK(read.omitted.tunnels == 1);
+    CHECK(read.omitted.field == fault.what);
+    CHECK_FALSE(read.omitted.message.empty());
+    CHECK(protocol::is_printable_utf8(read.omitted.tunnel));
+    CHECK(read.omitted.tunnel.size() <= 63);
+    std::vector<std::string> led_to;
+    for (const auto& one : *list(*read)) {
+      CHECK_FALSE(wire::check_attachment(one));
+      if (one.rules_size() > 0) led_to.push_back(one.tunnel_uid());
+      else CHECK(one.tunnel_uid() == "poisoned");  // so that what was held of it goes
+    }
+    CHECK(led_to == std::vector<std::string>{"before", "after"});
+  }
+  CHECK(parse(good.SerializeAsString()).omitted.tunnels == 0);
 }
 
 }  // namespace
@@ -350,8 +381,8 @@ TEST_CASE("the answer to a hello") {
       {"challenge", [](auto& r) { r.set_challenge("short"); }},
       {"attachments.generation", [](auto& r) { r.mutable_attachments()->set_generation(-1); }},
   };
-  add_attachment_faults(table, "attachments", [](busv1::HelloReply& r) { return r.mutable_attachments()->mutable_attachments(); });
   refuses<busv1::HelloReply>(welcome, wire::parse_hello_reply, table);
+  omits_unsound<busv1::HelloReply>(welcome, wire::parse_hello_reply, [](auto& r) { return r.mutable_attachments()->mutable_attachments(); });
   refuses_versions(welcome, wire::parse_hello_reply);
   refuses_whole(welcome, wire::parse_hello_reply, limits::bus_message_bytes_max);
   survives(welcome, wire::parse_hello_reply);
@@ -384,13 +415,13 @@ TEST_CASE("a command to an agent") {
   fill(*attach.mutable_attach()->add_attachments());
   wrongs table{{"attach.generation", [](auto& c) { c.mutable_attach()->set_generation(-1); }},
                {"attach.from_generation", [](auto& c) { c.mutable_attach()->set_from_generation(-1); }}};
-  add_attachment_faults(table, "attachments", [](busv1::AgentCommand& c) { return c.mutable_attach()->mutable_attachments(); });
   refuses<busv1::AgentCommand>(attach, wire::parse_agent_command, table);
+  omits_unsound<busv1::AgentCommand>(attach, wire::parse_agent_command, [](auto& c) { return c.mutable_attach()->mutable_attachments(); });
   auto set = command;
   fill(*set.mutable_set()->add_attachments());
   table = {{"set.generation", [](auto& c) { c.mutable_set()->set_generation(-1); }}};
-  add_attachment_faults(table, "attachments", [](busv1::AgentCommand& c) { return c.mutable_set()->mutable_attachments(); });
   refuses<busv1::AgentCommand>(set, wire::parse_agent_command, table);
+  omits_unsound<busv1::AgentCommand>(set, wire::parse_agent_command, [](auto& c) { return c.mutable_set()->mutable_attachments(); });
   auto detach = command;
   detach.mutable_detach()->add_tunnels()->set_tunnel_uid("uid");
   refuses<busv1::AgentCommand>(
