@@ -83,7 +83,8 @@ private:
   int AddPortToServer(const std::string& address, grpc_server* to) override {
     return grpc_server_add_http2_port(to, address.c_str(), credentials_);
   }
-  /// Before each handshake, one at a time.
+  /// Before each handshake. gRPC replaces what it has without a lock; it can, as one listening socket's handshakes begin one
+  /// after the other (port reuse, which would make several sockets of one port, is off).
   static grpc_ssl_certificate_config_reload_status fetch(void* self, grpc_ssl_server_certificate_config** out) {
     auto& me = *static_cast<current_credentials*>(self);
     auto* newer = me.from_.if_newer(me.known_);
