@@ -8,6 +8,7 @@
 
 #include "actors/connector/spec.hpp"
 #include "actors/core/conditions.hpp"
+#include "actors/tunnel/spec.hpp"
 
 namespace warren::tunnel {
 
@@ -173,6 +174,8 @@ maybe attachment_obstacle(const status_inputs& in, const std::string& name) {
   if (attached(a, *c)) return std::nullopt;
   if (!in.tunnel.enabled())
     return obstacle{status_false, "Pending", fmt::format("The agent of connector {} does not hold the tunnel while it is switched off.", name)};
+  if (const auto wrong = check_row(in.tunnel))
+    return obstacle{status_false, "Pending", fmt::format("No agent is told of the tunnel before it is valid: {}: {}", wrong->field, wrong->message)};
   return obstacle{status_false, "Pending",
                   fmt::format("The agent of connector {} has not acknowledged the tunnel yet.", name)};
 }
@@ -445,7 +448,7 @@ void explain_connector(const status_inputs& in, const std::string& name, std::ve
   }
   chain.push_back(link(named("online"), o, since_of(ready), "The connector is online.", std::move(r)));
   const auto* a = in.attachment(name, in.tunnel.uid(), in.tunnel.generation());
-  const bool told = in.tunnel.enabled() && c->online();
+  const bool told = in.tunnel.enabled() && c->online() && !check_row(in.tunnel);
   chain.push_back(link(named("attachment"), attachment_obstacle(in, name), 0,
                        "The agent holds the tunnel's current generation.",
                        told ? remedy{"The agent is told again each second; its log says why it does not answer.", why} : remedy{}));

@@ -176,6 +176,33 @@ TEST_CASE("each missing link keeps a tunnel from being ready, and is named") {
   CHECK(w.missing() == missing);
 }
 
+TEST_CASE("of a tunnel that no agent is told of, no agent's silence is shown, and the field is named") {
+  world w;
+  w.t.set_generation(2);
+  w.t.mutable_rules(0)->set_path_prefix("no-slash\n");
+  SECTION("refused") {
+    rows::condition(w.t, "Accepted", "False", "Invalid", "rules[0].path_prefix: must begin with '/'");
+    w.step();
+    CHECK(w.is("Ready") == "False/Invalid");
+    CHECK(w.missing() == "tunnel accepted");
+  }
+  SECTION("taken for valid by an older release") {
+    w.t.set_programmed_generation(2);
+    w.step();
+    CHECK(w.is("Ready") == "False/Pending");
+    CHECK(w.missing() == "connector edge attachment");
+  }
+  CHECK(w.is("ConnectorMetadataProgrammed") == "False/Pending");
+  CHECK_THAT(w.words("Ready"), Catch::Contains("rules[0].path_prefix: "));
+  CHECK_THAT(w.words("ConnectorMetadataProgrammed"), Catch::Contains("rules[0].path_prefix: "));
+  for (const auto& each : explain(w.inputs()))
+    if (each.name == "connector edge attachment") {
+      CHECK(each.what == chain_link::state::missing);
+      CHECK_THAT(each.words, Catch::Contains("rules[0].path_prefix: ") && !Catch::Contains("told again each second"));
+      CHECK(each.hint.empty());
+    }
+}
+
 TEST_CASE("what of a connector's row cannot be told to gateways is named") {
   world w;
   w.connectors.at("edge").set_public_key("0123");
