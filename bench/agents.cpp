@@ -29,6 +29,8 @@ namespace warren::bench {
 
 namespace {
 
+constexpr auto lingers = std::chrono::seconds{1};  // services/warren-agent/agent.cpp
+
 namespace asio = boost::asio;
 namespace busv1 = warren::bus::v1;
 using asio::ip::tcp;
@@ -77,7 +79,7 @@ struct simulated_agents::impl {
   struct caller;
   struct one {
     one(impl& owner, std::string of, std::string called, std::string uid, int partition, key_pair k, busv1::Addressing at)
-        : project{std::move(of)}, name{std::move(called)}, key{std::move(k)}, timer{owner.io},
+        : project{std::move(of)}, name{std::move(called)}, key{std::move(k)}, timer{owner.io}, lingering{owner.io},
           options{project, name, std::move(uid), key.public_hex, "simulated/0.1.0"},
           sources{[&owner](std::size_t n) { return owner.random_bytes(n); },
                   [&owner] { return std::uniform_real_distribution<double>{0.0, 1.0}(owner.random); },
@@ -89,7 +91,7 @@ struct simulated_agents::impl {
     std::string project, name;
     key_pair key;
     agent::target_table targets;
-    asio::steady_timer timer;
+    asio::steady_timer timer, lingering;  ///< the second: after bye
     agent::session_options options;
     agent::session_sources sources;
     busv1::Addressing addressing;
@@ -288,11 +290,16 @@ struct simulated_agents::impl {
   }
   void end(one& a) {
     carry_out(a, a.session->stop(now_is()));
-    for (const auto& g : std::exchange(a.guests, {}))
-      if (const auto open = g.lock()) {
-        boost::system::error_code ignored;
-        open->socket.close(ignored);
-      }
+    // As the agent does: whoever came in is served for another second.
+    a.lingering.expires_after(lingers);
+    a.lingering.async_wait([guests = std::exchange(a.guests, {})](boost::system::error_code ec) {
+      if (ec == asio::error::operation_aborted) return;
+      for (const auto& g : guests)
+        if (const auto open = g.lock()) {
+          boost::system::error_code ignored;
+          open->socket.close(ignored);
+        }
+    });
   }
 
   /// Does it on the loop for each of them, in one go.

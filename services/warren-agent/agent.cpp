@@ -42,6 +42,7 @@ constexpr std::size_t advertise_file_bytes_max = 64 * 1024;
 constexpr std::size_t status_bytes_max = 64 * 1024 * 1024;
 constexpr std::size_t status_asked_max = 16;
 constexpr millis bye_flush{1500};
+constexpr millis lingers{1000};  // after bye, for what is under way: by then gateways send nobody here any more (bench/xds)
 constexpr auto status_file = "agent.sock";
 
 moment now_is() {
@@ -143,7 +144,7 @@ busv1::Addressing read_advertise_file(const std::filesystem::path& file) {
 struct agent::impl {
   impl(agent_options o, identity k)
       : options(std::move(o)), key(std::move(k)), folder(made_private(options.state_folder)), lock(folder), file(folder),
-        dials(io, options.target_ca_file), timer(io), signals(io), status_acceptor(io) {
+        dials(io, options.target_ca_file), timer(io), lingering(io), signals(io), status_acceptor(io) {
     raise_descriptor_limit();
     auto [outcome, set] = file.load(options.enrolled.uid, key.public_key_hex());
     switch (outcome) {
@@ -256,12 +257,24 @@ struct agent::impl {
   }
   void perform(const set_changed& a) { follow_set(a.touched); }
   void perform(const end_agent& a) {
-    if (a.clean) {
-      spdlog::info("stopping");
-    } else {
+    if (!a.clean) {
       spdlog::error("superseded: {}", a.why);
       result = exit_code::superseded;
+      return leave();
     }
+    const auto open = gateways->counts().tunnels;
+    if (open == 0) {
+      spdlog::info("stopping");
+      return leave();
+    }
+    // Visitors go on coming until gateways have heard of the bye: they are served, and what is short ends well.
+    spdlog::info("stopping; {} connections of visitors end within {} ms", open, lingers.count());
+    lingering.expires_after(lingers);
+    lingering.async_wait([this](boost::system::error_code ec) {
+      if (!ec) leave();
+    });
+  }
+  void leave() {
     gateways->stop_accepting();
     io.stop();  // run() says the rest of it
   }
@@ -323,7 +336,9 @@ struct agent::impl {
         reload();
         return wait_for_signals();
       }
+      if (control->where() == phase::ended) return leave();  // asked twice
       carry_out(control->stop(now_is()));
+      wait_for_signals();
     });
   }
 
@@ -423,6 +438,7 @@ struct agent::impl {
   std::optional<proxy> gateways;
   std::optional<session> control;
   asio::steady_timer timer;
+  asio::steady_timer lingering;  ///< after bye
   asio::steady_timer status_pause{io};
   asio::signal_set signals;
   unix_socket::acceptor status_acceptor;

@@ -1,4 +1,5 @@
 // test/e2e/story_test.cpp -- a tunnel's life as its visitors see it, through a real Envoy.
+#include <future>
 #include <sstream>
 
 #include "test/e2e/expect.hpp"
@@ -38,8 +39,14 @@ TEST_CASE("a tunnel comes to life, is switched off and on, loses and finds its a
   REQUIRE(s.await_ready("web", patience));
   CHECK(is_the_targets(s.visit("web.example.org")));
 
-  // The agent says bye.
+  // The agent says bye; whoever is being answered gets his answer.
+  const auto asked = s.demo_origin().count("GET");
+  auto under_way = std::async(std::launch::async, [&] { return s.visit(warren::stack::request{.host = "web.example.org", .target = "/slow?ms=300"}); });
+  REQUIRE(warren::stack::poll_until([&] { return s.demo_origin().count("GET") > asked; }, patience));
   home.stop();
+  const auto served = under_way.get();
+  INFO(describe(served));
+  CHECK(is_the_targets(served));
   a = visit_until(s, {.host = "web.example.org"}, [](const answer& x) { return reason(x) == "connector-offline"; });
   INFO(describe(a));
   REQUIRE(is_ours(a));
