@@ -106,45 +106,39 @@ private:
   done on_done_;
 };
 
-using answer = std::function<void(outcome)>;
+using answer = std::function<void(std::uint64_t token, outcome)>;
 
 /// All addresses of one request, from its arrival to its answer.
 struct dial {
-  dial(asio::io_context& io, std::vector<tcp::endpoint> to_, bool malformed_, std::string endpoint_id_, answer answer_)
-      : to(std::move(to_)), malformed(malformed_), endpoint_id(std::move(endpoint_id_)), reply(std::move(answer_)), timer(io) {}
+  dial(asio::io_context& io, std::vector<tcp::endpoint> to_, bool malformed_, std::string endpoint_id_, std::uint64_t token_)
+      : to(std::move(to_)), malformed(malformed_), endpoint_id(std::move(endpoint_id_)), token(token_), timer(io) {}
   std::vector<tcp::endpoint> to;
   bool malformed = false;  // an address that cannot be dialled has not refused anything
   std::string endpoint_id;
-  answer reply;
+  std::uint64_t token = 0;
   asio::steady_timer timer;
   std::vector<std::shared_ptr<knock>> knocks;
   std::size_t open = 0;
   bool started = false, all_refused = true, finished = false;
 };
 
-class dials : public std::enable_shared_from_this<dials> {
+class dials {
 public:
-  explicit dials(counters& counts) : counts_(counts), work_(asio::make_work_guard(io_)) {}
-  void start() {
-    thread_ = std::thread{[self = shared_from_this()] { self->io_.run(); }};
-  }
-  /// The actor's last handle may be let go on the io thread itself, which cannot wait for its own end.
-  void stop() {
+  dials(counters& counts, answer on_answer)
+      : counts_(counts), on_answer_(std::move(on_answer)), work_(asio::make_work_guard(io_)), thread_{[this] { io_.run(); }} {}
+  ~dials() {
     io_.stop();
-    if (thread_.get_id() == std::this_thread::get_id()) thread_.detach();
-    else thread_.join();
+    thread_.join();
   }
 
-  void add(dial_request request, answer reply) {
-    asio::post(io_, [this, request = std::move(request), reply = std::move(reply)]() mutable {
-      accept(request, std::move(reply));
-    });
+  void add(dial_request request, std::uint64_t token) {
+    asio::post(io_, [this, request = std::move(request), token] { accept(request, token); });
   }
 
 private:
   using dial_ptr = std::shared_ptr<dial>;
 
-  void accept(const dial_request& request, answer reply) {
+  void accept(const dial_request& request, std::uint64_t token) {
     std::vector<tcp::endpoint> to;
     bool malformed = request.addresses.size() > limits::addresses_max;
     for (const auto& address : request.addresses) {
@@ -152,7 +146,7 @@ private:
       if (const auto endpoint = parse_endpoint(address)) to.push_back(*endpoint);
       else malformed = true;
     }
-    const auto made = std::make_shared<dial>(io_, std::move(to), malformed, request.endpoint_id, std::move(reply));
+    const auto made = std::make_shared<dial>(io_, std::move(to), malformed, request.endpoint_id, token);
     if (made->to.empty() || !protocol::is_public_key_hex(request.endpoint_id) || waiting_.size() >= queue_max)
       return finish(made, outcome::unanswered);
     made->timer.expires_after(std::clamp<millis>(request.timeout, 1ms, timeout_max));
@@ -193,13 +187,14 @@ private:
     of->timer.cancel();
     for (const auto& each : std::exchange(of->knocks, {})) each->cancel();
     counts_.add("warren_dials_total", label_of(what));
-    std::exchange(of->reply, nullptr)(what);
+    on_answer_(of->token, what);
     if (!of->started) return;
     --running_;
     asio::post(io_, [this] { start_waiting(); });
   }
 
   counters& counts_;
+  const answer on_answer_;
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::deque<dial_ptr> waiting_;
@@ -229,27 +224,22 @@ struct state {
   static inline const char* name = "dialer";
   std::unordered_map<std::uint64_t, caf::typed_response_promise<dial_result>> owed;
   std::uint64_t last_token = 0;
-  std::shared_ptr<dials> io;
-  ~state() {
-    if (io) io->stop();
-  }
+  std::unique_ptr<dials> io;
 };
 
 using self_ptr = shell_actor::stateful_pointer<state>;
 
 shell_actor::behavior_type shell(self_ptr self, counters* counts) {
-  self->state.io = std::make_shared<dials>(*counts);
-  self->state.io->start();
+  // Strong: the io thread never lets go of the last handle, so that the actor ends on a thread of its system.
+  self->state.io = std::make_unique<dials>(*counts, [to = shell_actor{self}](std::uint64_t token, outcome what) {
+    caf::anon_send(to, dialled{token, {what}});
+  });
   return {
       [self](const dial_request& request) -> caf::result<dial_result> {
         auto promise = self->make_response_promise<dial_result>();
         const auto token = ++self->state.last_token;
         self->state.owed.emplace(token, promise);
-        // Weak: a dial that is under way does not keep the actor.
-        self->state.io->add(request, [to = caf::actor_cast<caf::actor_addr>(self), token](outcome what) {
-          if (const auto alive = caf::actor_cast<caf::strong_actor_ptr>(to))
-            caf::anon_send(caf::actor_cast<shell_actor>(alive), dialled{token, {what}});
-        });
+        self->state.io->add(request, token);
         return promise;
       },
       [self](const dialled& done) {

@@ -71,6 +71,7 @@ struct fixture {
   caf::actor_system system{config};
   dialer_actor dialer = dialer::spawn_dialer(system, counts);
   caf::scoped_actor self{system};
+  ~fixture() { self->send_exit(dialer, caf::exit_reason::user_shutdown); }
 
   outcome dial(std::vector<std::string> addresses, millis timeout = millis{300}) {
     outcome out = outcome::unanswered;
