@@ -169,7 +169,7 @@ void derivation::derive(application& a, const entity_key& key, const v1::TunnelR
   const auto found = tables_.derived.find(key);
   if (found == tables_.derived.end()) return;
   const questions q{tables_, key.first};
-  judge(a, key, row, tunnel::plan_routes(row, q.connector, q.attachment), q, found->second, false, met);
+  judge(a, key, row, q.plan(row), q, found->second, false, met);
 }
 
 // ---- what happens ----
@@ -185,7 +185,7 @@ void derivation::rows_changed(application& a) {
     }
     const auto [found, fresh] = tables_.derived.try_emplace(key);
     const questions q{tables_, key.first};
-    const auto plan = tunnel::plan_routes(*row, q.connector, q.attachment);
+    const auto plan = q.plan(*row);
     const bool other = look_at_routes(a, key, *row, plan, q, found->second, fresh);
     judge(a, key, *row, plan, q, found->second, other, met);
   }

@@ -77,8 +77,7 @@ row_ptr<v1::AttachmentRow> tables::attachment(const std::string& project, const 
 }
 
 tunnel::route_plan tables::plan(const v1::TunnelRow& t) const {
-  const questions q{*this, t.project()};
-  return tunnel::plan_routes(t, q.connector, q.attachment);
+  return questions{*this, t.project()}.plan(t);
 }
 
 std::vector<tunnel::chain_link> tables::explain(const std::string& project, const std::string& name,
@@ -89,7 +88,7 @@ std::vector<tunnel::chain_link> tables::explain(const std::string& project, cons
   const auto& d = found->second;
   const auto known = d.status.unpack();
   const questions q{*this, project};
-  const auto current = tunnel::plan_routes(*row, q.connector, q.attachment);
+  const auto current = q.plan(*row);
   const auto states = gateways_of(row->partition(), row->gateway_class());
   // What the derivation went by, also while the gateways have not been heard.
   const bool settled = gateways_settled || known.gateways.what != tunnel::gateway_knowledge::verdict::unknown;

@@ -195,6 +195,9 @@ public:
   const tunnel::find_connector connector;
   const tunnel::find_attachment attachment;
 
+  /// routing.hpp's answer for a tunnel of the project.
+  tunnel::route_plan plan(const v1::TunnelRow& t) const { return tunnel::plan_routes(t, connector, attachment); }
+
 private:
   const v1::ConnectorRow* ask(const std::string& name);
   const v1::AttachmentRow* ask(const std::string& connector, const std::string& tunnel_uid, std::int64_t generation);
