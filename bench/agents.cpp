@@ -29,8 +29,6 @@ namespace warren::bench {
 
 namespace {
 
-constexpr auto lingers = std::chrono::seconds{1};  // services/warren-agent/agent.cpp
-
 namespace asio = boost::asio;
 namespace busv1 = warren::bus::v1;
 using asio::ip::tcp;
@@ -291,7 +289,7 @@ struct simulated_agents::impl {
   void end(one& a) {
     carry_out(a, a.session->stop(now_is()));
     // As the agent does: whoever came in is served for another second.
-    a.lingering.expires_after(lingers);
+    a.lingering.expires_after(agent::lingers);
     a.lingering.async_wait([guests = std::exchange(a.guests, {})](boost::system::error_code ec) {
       if (ec == asio::error::operation_aborted) return;
       for (const auto& g : guests)

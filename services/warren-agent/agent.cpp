@@ -42,7 +42,6 @@ constexpr std::size_t advertise_file_bytes_max = 64 * 1024;
 constexpr std::size_t status_bytes_max = 64 * 1024 * 1024;
 constexpr std::size_t status_asked_max = 16;
 constexpr millis bye_flush{1500};
-constexpr millis lingers{1000};  // after bye, for what is under way: by then gateways send nobody here any more (bench/xds)
 constexpr auto status_file = "agent.sock";
 
 moment now_is() {

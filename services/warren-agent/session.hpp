@@ -62,6 +62,9 @@ struct session_sources {
   std::function<std::string(std::string_view)> sign;
 };
 
+/// After bye, for what is under way: by then gateways send nobody here any more (bench/xds).
+inline constexpr millis lingers{1000};
+
 enum class phase : std::uint8_t { disconnected, waiting, challenged, greeting, established, ended };
 std::string_view to_string(phase p);
 
