@@ -244,8 +244,8 @@ private:
     waiting_.pop_front();
     how_ = {};
     // One that another follows waits in the transport for it: each tunnel has a response of its own, but not a packet.
-    // The first write carries the headers, and is done when they have gone: held back, it would wait for a ping.
-    if (std::exchange(begun_, true) && !waiting_.empty()) how_.set_buffer_hint();
+    // None waits behind the first, which carries the headers: held back, it would be done only after a ping.
+    if (!waiting_.empty()) how_.set_buffer_hint();
   }
 
   impl& owner_;
@@ -253,8 +253,7 @@ private:
   std::shared_ptr<discovery::DeltaDiscoveryRequest> incoming_;
 
   std::mutex mutex_;
-  bool begun_ = false;
-  bool writing_ = false;
+  bool writing_ = false;  ///< else nothing waits
   std::deque<discovery::DeltaDiscoveryResponse> waiting_;
   std::optional<grpc::Status> last_words_;
   // Of whoever starts the write that is under way:
