@@ -247,20 +247,29 @@ TEST_CASE_METHOD(hook_world, "a port that is taken is tried again") {
   CHECK(hook_client{address()}.translate(request_for("on")).status.ok());
 }
 
-TEST_CASE_METHOD(hook_world, "mutual TLS: strangers are turned away, and changed files are read again") {
-  warm_up();
+namespace {
+
+/// The hook's own files, of the first of two authorities, and a client of the same.
+struct tls_world : hook_world {
   const authority first{"first"}, second{"second"};
-  const auto certificate = first.issue("hook"), client_certificate = first.issue("envoy-gateway");
-  const auto cert_file = file("cert.pem", certificate.certificate), key_file = file("key.pem", certificate.key),
-             ca_file = file("ca.pem", first.certificate());
+  const identity certificate = first.issue("hook"), client_certificate = first.issue("envoy-gateway");
+  const std::string cert_file = file("cert.pem", certificate.certificate), key_file = file("key.pem", certificate.key),
+                    ca_file = file("ca.pem", first.certificate());
+
+  bool admitted(const hook_client& c) const { return c.translate(request_for("on"), false).status.ok(); }
+  bool admitted(const authority& trusted, const identity& who) const {
+    return admitted(hook_client{address(), grpc::SslCredentials({trusted.certificate(), who.key, who.certificate}), "localhost"});
+  }
+};
+
+}  // namespace
+
+TEST_CASE_METHOD(tls_world, "mutual TLS: strangers are turned away, and changed files are read again") {
+  warm_up();
   serve({.listen = "127.0.0.1:0", .tls_certificate = cert_file, .tls_key = key_file, .tls_client_ca = ca_file});
   REQUIRE(await_open());
-  const auto as = [&](const authority& trusted, const identity& who) {
-    return hook_client{address(), grpc::SslCredentials({trusted.certificate(), who.key, who.certificate}), "localhost"};
-  };
-  const auto admitted = [&](const hook_client& c) { return c.translate(request_for("on"), false).status.ok(); };
-  CHECK(admitted(as(first, client_certificate)));
-  CHECK_FALSE(admitted(as(first, second.issue("envoy-gateway"))));
+  CHECK(admitted(first, client_certificate));
+  CHECK_FALSE(admitted(first, second.issue("envoy-gateway")));
   CHECK_FALSE(admitted(hook_client{address(), grpc::SslCredentials({first.certificate(), "", ""}), "localhost"}));
   CHECK_FALSE(admitted(hook_client{address()}));
 
@@ -268,16 +277,12 @@ TEST_CASE_METHOD(hook_world, "mutual TLS: strangers are turned away, and changed
   file("key.pem", renewed.key);
   file("cert.pem", renewed.certificate);
   file("ca.pem", second.certificate());
-  CHECK(stack::poll_until([&] { return admitted(as(second, new_client)); }, 20s, 100ms));
-  CHECK_FALSE(admitted(as(second, client_certificate)));
+  CHECK(stack::poll_until([&] { return admitted(second, new_client); }, 20s, 100ms));
+  CHECK_FALSE(admitted(second, client_certificate));
 }
 
-TEST_CASE_METHOD(hook_world, "mutual TLS: files that cannot be used are warned of, and the last good ones go on") {
+TEST_CASE_METHOD(tls_world, "mutual TLS: files that cannot be used are warned of, and the last good ones go on") {
   warm_up();
-  const authority first{"first"}, second{"second"};
-  const auto certificate = first.issue("hook"), client_certificate = first.issue("envoy-gateway");
-  const auto cert_file = file("cert.pem", certificate.certificate), key_file = file("key.pem", certificate.key),
-             ca_file = file("ca.pem", first.certificate());
   std::mutex mutex;
   std::string trouble;
   serve({.listen = "127.0.0.1:0", .tls_certificate = cert_file, .tls_key = key_file, .tls_client_ca = ca_file,
@@ -286,10 +291,6 @@ TEST_CASE_METHOD(hook_world, "mutual TLS: files that cannot be used are warned o
            trouble = t;
          }});
   REQUIRE(await_open());
-  const auto admitted = [&](const authority& trusted, const identity& who) {
-    return hook_client{address(), grpc::SslCredentials({trusted.certificate(), who.key, who.certificate}), "localhost"}
-        .translate(request_for("on"), false).status.ok();
-  };
   REQUIRE(admitted(first, client_certificate));
   const auto await_trouble = [&](const std::string& expected) {
     return stack::poll_until([&] {
