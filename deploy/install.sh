@@ -10,15 +10,17 @@ build_packages=(
   libcaf-dev libpqxx-dev libnats-dev libprotobuf-dev protobuf-compiler libgrpc++-dev protobuf-compiler-grpc
   catch2 libspdlog-dev libfmt-dev prometheus-cpp-dev libcli11-dev libtomlplusplus-dev libboost-dev
   libssl-dev libjemalloc-dev liblz4-dev libidn2-dev libsystemd-dev nlohmann-json3-dev uuid-dev zlib1g-dev libcurl4-openssl-dev)
+contract_packages=(nodejs npm)
 server_packages=(postgresql postgresql-contrib nats-server python3-venv)
 
-# install_packages build|servers ...: installs what is missing, and needs root only for that.
+# install_packages build|servers|contract ...: installs what is missing, and needs root only for that.
 install_packages() {
   local wanted=() missing=() group package
   for group in "$@"; do
     case $group in
       build) wanted+=("${build_packages[@]}") ;;
       servers) wanted+=("${server_packages[@]}") ;;
+      contract) wanted+=("${contract_packages[@]}") ;;
     esac
   done
   for package in "${wanted[@]}"; do
@@ -80,6 +82,20 @@ install_envoy() {
   else
     say "There is no Envoy to be had here: what a visitor meets is not shown."
   fi
+}
+
+# install_contract_client: sets and exports WARREN_NODE_MODULES, unless the packages are not to be had.
+install_contract_client() {
+  local into=$PWD/.cache/contract
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then install_packages contract; fi
+  if [ ! -d "$into/node_modules/@grpc/grpc-js-xds" ]; then
+    say "fetching Envoy's complete contract (npm packages, into .cache/contract)"
+    mkdir -p "$into"
+    cp test/contract/package.json "$into/"
+    npm install --prefix "$into" --no-audit --no-fund --ignore-scripts >"$into/log" 2>&1 || { tail -n 5 "$into/log" >&2; return 0; }
+  fi
+  WARREN_NODE_MODULES=$into/node_modules
+  export WARREN_NODE_MODULES
 }
 
 postgres_bin() { find /usr/lib/postgresql -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1; }

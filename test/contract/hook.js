@@ -119,11 +119,21 @@ const own = (r) => /^connector-(connect|offline)-/.test(r.name || '') && r.match
 let checks = 0;
 const same = (a, b, what) => { ++checks; assert.deepStrictEqual(a, b, what); };
 
-function without_connect(any) {
+// What the hook may add to a connection manager: each of these once, without regard to case.
+const type_of_upgrade = (u) => (u.upgrade_type || '').toLowerCase();
+const upgrades_of = (any, type) => (plain(Manager, any.value).upgrade_configs || []).filter((u) => type_of_upgrade(u) === type);
+function without_upgrades(any) {
   const m = plain(Manager, any.value);
-  m.upgrade_configs = (m.upgrade_configs || []).filter((u) => u.upgrade_type !== 'CONNECT');
+  m.upgrade_configs = (m.upgrade_configs || []).filter((u) => !['connect', 'websocket'].includes(type_of_upgrade(u)));
   return m;
 }
+
+// Somebody else's route that leaves it to its connection manager whether it takes WebSockets.
+const leaves_websockets_to_others = (r) => {
+  if (own(r) || !r.route) return false;
+  const clusters = [r.route.cluster, ...((r.route.weighted_clusters || {}).clusters || []).map((w) => w.name)].filter(Boolean);
+  return !clusters.some((n) => online(n) || offline(n)) && !(r.route.upgrade_configs || []).some((u) => type_of_upgrade(u) === 'websocket');
+};
 
 function compare(request, response) {
   const before = plain(Request, request), after = plain(Response, response);
@@ -150,10 +160,14 @@ function compare(request, response) {
     const filter_of = (l) => l.default_filter_chain && l.default_filter_chain.filters.find((f) => f.typed_config.type_url === manager_url);
     const a = filter_of(is), b = filter_of(was);
     if (b) {
-      const upgrades = plain(Manager, a.typed_config.value).upgrade_configs || [];
-      const has_tunnels = /"connector-(connect|offline)-/.test(JSON.stringify((after.routes || []).filter((c) => c.name === Manager.decode(b.typed_config.value).rds?.route_config_name)));
-      if (has_tunnels) same(upgrades.filter((u) => u.upgrade_type === 'CONNECT').length, 1, 'CONNECT, once');
-      same(without_connect(a.typed_config), without_connect(b.typed_config), 'a connection manager');
+      const routes_of = (config) => (config || []).filter((c) => c.name === Manager.decode(b.typed_config.value).rds?.route_config_name);
+      const has_tunnels = /"connector-(connect|offline)-/.test(JSON.stringify(routes_of(after.routes)));
+      const harmless = !routes_of(before.routes).some((c) => (c.virtual_hosts || []).some((h) => (h.routes || []).some(leaves_websockets_to_others)));
+      for (const [type, wanted] of [['connect', has_tunnels], ['websocket', has_tunnels && harmless]]) {
+        const [is, was] = [a, b].map((x) => upgrades_of(x.typed_config, type));
+        same(is, was.length || !wanted ? was : [{upgrade_type: {connect: 'CONNECT', websocket: 'websocket'}[type]}], type + ' in a connection manager');
+      }
+      same(without_upgrades(a.typed_config), without_upgrades(b.typed_config), 'a connection manager beside its upgrades');
       a.typed_config.value = b.typed_config.value = Buffer.alloc(0);
     }
     same(Listener.toObject(is, {bytes: String, longs: String}), Listener.toObject(was, {bytes: String, longs: String}), 'a listener');

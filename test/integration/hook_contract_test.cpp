@@ -1,5 +1,5 @@
 // test/integration/hook_contract_test.cpp -- the extension hook asked by an independent client with Envoy's complete
-// contract (test/contract, Node.js). Needs WARREN_NODE_MODULES, which test/contract/run sets; without it, it says so.
+// contract (test/contract, Node.js). Needs WARREN_NODE_MODULES, which ./check and test/contract/run set; without it, it says so.
 #include <catch2/catch.hpp>
 
 #include <cstdlib>
@@ -15,7 +15,7 @@ using namespace std::chrono_literals;
 TEST_CASE("configurations of the complete contract come back with everything preserved") {
   const char* modules = std::getenv("WARREN_NODE_MODULES");
   if (modules == nullptr) {
-    WARN("SKIPPED: no WARREN_NODE_MODULES (test/contract/run): the complete contract is not tried");
+    WARN("SKIPPED: no WARREN_NODE_MODULES (./check, test/contract/run): the complete contract is not tried");
     return;
   }
   replica::view view;
