@@ -36,9 +36,7 @@ bool is_sound(const busv1::Attachment& a) {
          });
 }
 
-std::string target_key(const busv1::TargetState& t) {
-  return fmt::format("{}/{}", attachment_key(t.tunnel_uid(), t.tunnel_generation()), t.rule());
-}
+std::string target_key(const std::string& attachment, std::int64_t rule) { return fmt::format("{}/{}", attachment, rule); }
 
 void say_step(transition& t, const v1::SetChange& change) {
   state& s = t.next;
@@ -123,7 +121,7 @@ void hear_targets(state& s, const google::protobuf::RepeatedPtrField<busv1::Targ
     if (it == s.attachments().end()) continue;
     const auto& rules = it->second.rules();
     if (std::none_of(rules.begin(), rules.end(), [&](const auto& r) { return r.index() == target.rule(); })) continue;
-    (*s.mutable_targets())[target_key(target)] = target;
+    (*s.mutable_targets())[target_key(it->first, target.rule())] = target;
     s.set_targets_changed(true);
   }
 }
@@ -137,7 +135,7 @@ void forget_targets(state& s) {
   for (const auto& [key, a] : s.attachments()) {
     if (a.target_state().empty() || a.target_state() == "Unknown") continue;
     for (const auto& rule : a.rules()) {
-      auto& target = (*s.mutable_targets())[fmt::format("{}/{}", key, rule.index())];
+      auto& target = (*s.mutable_targets())[target_key(key, rule.index())];
       target.set_tunnel_uid(a.tunnel_uid());
       target.set_tunnel_generation(a.tunnel_generation());
       target.set_rule(rule.index());
@@ -145,6 +143,15 @@ void forget_targets(state& s) {
     }
   }
   s.set_targets_changed(true);
+}
+
+void drop_targets(state& s, const std::string& key, const v1::AttachmentRow& of, plan* p) {
+  for (const auto& rule : of.rules()) {
+    const auto at = s.mutable_targets()->find(target_key(key, rule.index()));
+    if (at == s.mutable_targets()->end()) continue;
+    if (p != nullptr) p->before.targets.insert({at->first, at->second});
+    s.mutable_targets()->erase(at);
+  }
 }
 
 void hear_step_answered(state& s, const busv1::CommandReply& r) {
@@ -208,9 +215,10 @@ void plan_wishes(const state& s, state& after, plan& p) {
       row.set_target_state("Unknown");
       row.clear_target_message();
       *change.add_attached() = attachment_of(row);
-      p.before.emplace(key, fresh ? std::nullopt : std::optional{it->second});
+      p.before.attachments.emplace(key, fresh ? std::nullopt : std::optional{it->second});
       p.children[key] = fresh ? write_of(row_write::op::insert, row, 0)
                               : write_of(row_write::op::update, row, it->second.version());
+      if (!fresh) drop_targets(after, key, it->second, &p);
       (*after.mutable_attachments())[key] = std::move(row);
     } else {
       const auto& d = w.detach();
@@ -241,7 +249,8 @@ void plan_wishes(const state& s, state& after, plan& p) {
         gone->set_tunnel_uid(a->tunnel_uid());
         gone->set_tunnel_generation(a->tunnel_generation());
         p.children[key] = write_of(row_write::op::erase, *a, a->version());
-        p.before.emplace(key, *a);
+        p.before.attachments.emplace(key, *a);
+        drop_targets(after, key, *a, &p);
         after.mutable_attachments()->erase(key);
       }
     }
@@ -260,7 +269,8 @@ void plan_wishes(const state& s, state& after, plan& p) {
     }
     const auto a = after.attachments().at(key);
     p.children[key] = write_of(row_write::op::erase, a, a.version());
-    p.before.emplace(key, a);
+    p.before.attachments.emplace(key, a);
+    drop_targets(after, key, a, &p);
     after.mutable_attachments()->erase(key);
     owe_state(after, a.tunnel(), a.tunnel_uid(), a.tunnel_generation());
   }
@@ -295,7 +305,7 @@ void plan_targets(state& after, plan& p) {
     if (row.target_state() == target->state() && row.target_message() == target->message()) continue;
     auto planned = p.children.find(key);
     if (planned != p.children.end()) continue;  // its rules are new: this was said of the former ones
-    p.before.emplace(key, row);
+    p.before.attachments.emplace(key, row);
     row.set_target_state(target->state());
     row.set_target_message(target->message());
     p.children[key] = write_of(row_write::op::update, row, row.version());

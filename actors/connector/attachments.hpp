@@ -27,6 +27,8 @@ void hear_step_answered(state& s, const busv1::CommandReply& r);
 void hear_targets(state& s, const google::protobuf::RepeatedPtrField<busv1::TargetState>& targets);
 /// All targets are unknown until a word about them.
 void forget_targets(state& s);
+/// Nothing is known any more of the targets of an attachment that goes, or gets other rules. `p` keeps what was known.
+void drop_targets(state& s, const std::string& key, const v1::AttachmentRow& of, plan* p = nullptr);
 /// The tunnel is to be told how far this attachment is.
 void owe_state(state& s, const std::string& tunnel, const std::string& uid, std::int64_t generation);
 /// Without a connector nothing can be attached: whoever asked is told so.

@@ -40,7 +40,10 @@ busv1::AgentCommand next_command(state& s);
 struct plan {
   v1::ConnectorRow row;
   std::map<std::string, row_write> children;  // by attachment key
-  std::map<std::string, std::optional<v1::AttachmentRow>> before;  // of the attachments that change; none: there was none
+  struct {
+    std::map<std::string, std::optional<v1::AttachmentRow>> attachments;  // those that change; none: there was none
+    std::map<std::string, busv1::TargetState> targets;                    // those that go
+  } before;
 };
 
 /// A copy of `s` that has its attachments and targets instead of it: they are as many as there are tunnels.

@@ -106,6 +106,7 @@ void hear_reloaded(state& s, const event& e, moment now) {
       // still wants it asks again.
       for (const auto& [key, a] : held)
         if (!s.attachments().contains(key)) {
+          drop_targets(s, key, a);
           s.set_set_changed_by_rival(true);
           owe_state(s, a.tunnel(), a.tunnel_uid(), a.tunnel_generation());
         }

@@ -1490,6 +1490,39 @@ TEST_CASE_METHOD(world, "connector: a save that did not happen has changed nothi
   }
 }
 
+TEST_CASE_METHOD(world, "connector: what was said of a target is forgotten with its attachment") {
+  online();
+  const auto reachable = [&](const std::string& uid) {
+    busv1::AgentEvent e;
+    e.mutable_report()->set_attached_generation(s.held_generation());
+    auto* t = e.mutable_report()->add_targets();
+    t->set_tunnel_uid(uid);
+    t->set_tunnel_generation(1);
+    t->set_state("Reachable");
+    agent_says(e);
+  };
+  attach("t1", 1);
+  attach("t2", 1);
+  heartbeat(row->attachment_generation());
+  reachable("t1");
+  reachable("t2");
+  REQUIRE(s.targets_size() == 2);
+  SECTION("that its tunnel lets go of") { detach("t1"); }
+  SECTION("that gets other rules") {
+    attach("t1", 1, "http://localhost:81");
+    CHECK(attachments.at("t1/1").target_state() == "Unknown");
+  }
+  SECTION("that somebody deleted around us") {
+    attachments.erase("t1/1");
+    conflicts = 1;
+    attach("t3", 1);
+    pass(1000);
+    REQUIRE(attachments.size() == 2);
+  }
+  CHECK(s.targets_size() == 1);
+  CHECK(s.targets().contains("t2/1/0"));
+}
+
 TEST_CASE_METHOD(world, "connector: targets") {
   online();
   attach();
