@@ -97,6 +97,7 @@ struct simulated_agents::impl {
     bool mute = false;
     std::vector<std::weak_ptr<caller>> guests;  ///< who came in to it; they go when it stops
     clock::time_point heartbeat_at, heartbeat_before;  ///< the last two that were sent
+    clock::time_point spoke_at;                        ///< the last message of any sort
     int life = 0;  ///< counts starts: answers to an earlier one's requests are nobody's
     std::string hello, heartbeat, event;
     bool established = false;
@@ -185,11 +186,18 @@ struct simulated_agents::impl {
   void perform(one& a, const agent::send_heartbeat& what) {
     if (a.mute) return;
     a.heartbeat_before = std::exchange(a.heartbeat_at, clock::now());
+    a.spoke_at = a.heartbeat_at;
     ++heartbeats;
     nats->publish(a.heartbeat, what.payload);
   }
-  void perform(one& a, const agent::send_event& what) { nats->publish(a.event, what.payload); }
-  void perform(one&, const agent::send_reply& what) { nats->publish(what.reply_to, what.payload); }
+  void perform(one& a, const agent::send_event& what) {
+    a.spoke_at = clock::now();
+    nats->publish(a.event, what.payload);
+  }
+  void perform(one& a, const agent::send_reply& what) {
+    a.spoke_at = clock::now();
+    nats->publish(what.reply_to, what.payload);
+  }
   void perform(one& a, const agent::save_set& what) {
     asio::post(io, [this, &a, life = a.life, generation = what.generation] {
       if (life == a.life) carry_out(a, a.session->saved(now_is(), generation, ""));
@@ -311,7 +319,7 @@ struct simulated_agents::impl {
     });
     return done.get_future().get();
   }
-  std::optional<clock::time_point> heartbeat_of(const std::string& which, const std::function<clock::time_point(const one&)>& pick) {
+  std::optional<clock::time_point> moment_of(const std::string& which, const std::function<clock::time_point(const one&)>& pick) {
     std::optional<clock::time_point> out;
     each({which}, [&](one& a) {
       if (const auto at = pick(a); at != clock::time_point{}) out = at;
@@ -391,12 +399,12 @@ clock::time_point simulated_agents::move(const std::vector<std::string>& which) 
   });
 }
 std::optional<clock::time_point> simulated_agents::first_heartbeat(const std::string& which, clock::time_point since) const {
-  return impl_->heartbeat_of(which, [since](const impl::one& a) {
+  return impl_->moment_of(which, [since](const impl::one& a) {
     return a.heartbeat_before >= since ? a.heartbeat_before : a.heartbeat_at >= since ? a.heartbeat_at : clock::time_point{};
   });
 }
-std::optional<clock::time_point> simulated_agents::last_heartbeat(const std::string& which) const {
-  return impl_->heartbeat_of(which, [](const impl::one& a) { return a.heartbeat_at; });
+std::optional<clock::time_point> simulated_agents::last_word(const std::string& which) const {
+  return impl_->moment_of(which, [](const impl::one& a) { return a.spoke_at; });
 }
 std::uint64_t simulated_agents::visits() const { return impl_->visits; }
 

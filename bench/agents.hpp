@@ -43,7 +43,8 @@ public:
   clock::time_point move(const std::vector<std::string>& which);
   /// When the first heartbeat at `since` or later went out; empty: not yet.
   std::optional<clock::time_point> first_heartbeat(const std::string& which, clock::time_point since) const;
-  std::optional<clock::time_point> last_heartbeat(const std::string& which) const;
+  /// When it last said anything: its lease runs from there.
+  std::optional<clock::time_point> last_word(const std::string& which) const;
   /// Visitors' requests that arrived at the target.
   std::uint64_t visits() const;
 

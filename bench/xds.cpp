@@ -675,11 +675,11 @@ int main(int argc, char** argv) {
         std::vector<std::unique_ptr<gaze>> visitors;
         for (int c = 0; c < many; ++c) visitors.push_back(std::make_unique<gaze>(world.visitor_port(), town::host(c), std::chrono::microseconds{2'000}));
         const auto who = connectors_from(t, 0, many);
-        agents.mute(who, true);
+        const auto muted = agents.mute(who, true);
         for (int c = 0; c < many; ++c) {
-          const auto last = agents.last_heartbeat(who[static_cast<std::size_t>(c)]);
-          const auto seen = visitors[static_cast<std::size_t>(c)]->await_status(503, *last, patience);
-          if (!seen) throw stack::stack_error("a lease does not end");
+          const auto seen = visitors[static_cast<std::size_t>(c)]->await_status(503, muted, patience);
+          const auto last = agents.last_word(who[static_cast<std::size_t>(c)]);
+          if (!seen || !last) throw stack::stack_error("a lease does not end");
           ended.add(ms_between(*last + std::chrono::seconds{3}, seen->answered));
         }
         const auto from = agents.mute(who, false);
