@@ -5,11 +5,11 @@
 #include <string_view>
 
 #include <fmt/format.h>
-#include <google/protobuf/util/json_util.h>
 
 #include "actors/connector/attachments.hpp"
 #include "actors/connector/rows.hpp"
 #include "actors/connector/spec.hpp"
+#include "actors/core/audit.hpp"
 #include "actors/core/conditions.hpp"
 #include "actors/core/limits.hpp"
 #include "actors/core/protocol.hpp"
@@ -51,31 +51,20 @@ v1::Reply observed(const state& s, moment now) {
   return r;
 }
 
-std::string json_of(v1::ConnectorRow row) {
+std::string audit_json_of(v1::ConnectorRow row) {
   row.clear_session_token_hash();  // the audit trail is read by people
-  row.clear_version();             // what is written gets its revision from the store
-  row.clear_route_version();
-  std::string out;
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  (void)google::protobuf::util::MessageToJsonString(row, &out, options);
-  return out;
+  return audit_json(std::move(row));
 }
 
 void save_command(transition& t, row_write::op what, v1::ConnectorRow row, moment now) {
   state& s = t.next;
   const auto p = s.pending(0);
-  const auto& caller = p.command().caller();
   *row.mutable_updated_at() = timestamp_from_ms(now.wall_ms);
   save_request save;
   save.write = what == row_write::op::erase ? "connector_erase" : "connector_spec";
   save.rows.push_back(write_of(what, row, s.row().version(), true));
-  save.audit = audit_entry{p.command().project(), caller.method(),
-                           fmt::format("projects/{}/connectors/{}", s.project(), s.name()), caller.principal(),
-                           caller.remote(), caller.request_id(), exists(s) ? json_of(s.row()) : "",
-                           what == row_write::op::erase ? "" : json_of(row)};
-  if (!caller.request_id().empty())
-    save.request = answered_request{p.command().project(), caller.method(), caller.request_id(), caller.digest()};
+  attach_caller(save, p.command(), fmt::format("projects/{}/connectors/{}", s.project(), s.name()),
+                exists(s) ? audit_json_of(s.row()) : "", what == row_write::op::erase ? "" : audit_json_of(row));
 
   state after = s;
   drop_first_pending(after);

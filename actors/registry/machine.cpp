@@ -3,9 +3,9 @@
 #include "actors/registry/machine.hpp"
 
 #include <fmt/format.h>
-#include <google/protobuf/util/json_util.h>
 #include <google/protobuf/util/message_differencer.h>
 
+#include "actors/core/audit.hpp"
 #include "actors/core/pending.hpp"
 #include "actors/registry/spec.hpp"
 
@@ -25,16 +25,9 @@ std::int64_t version_of(const v1::Row& row) {
                                    : row.connector_class().version();
 }
 
-/// For the audit trail. What is written gets its revision from the store, so none is shown.
-std::string json_of(v1::Row row) {
+std::string audit_json_of(v1::Row row) {
   std::string out;
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  visit_row(row, [&](auto& r) {
-    r.clear_version();
-    r.clear_route_version();
-    (void)google::protobuf::util::MessageToJsonString(r, &out, options);
-  });
+  visit_row(row, [&](auto& r) { out = audit_json(r); });
   return out;
 }
 
@@ -135,11 +128,7 @@ save_request save_of(const state& s, const v1::Command& c, row_write::op what, c
   save_request save;
   save.write = s.kind();
   save.rows.push_back({what, row, s.has_row() ? version_of(s.row()) : 0, true});
-  const auto& caller = c.caller();
-  save.audit = audit_entry{"", caller.method(), resource_of(s.kind(), s.name()), caller.principal(),
-                           caller.remote(), caller.request_id(), std::move(before), std::move(after)};
-  if (!caller.request_id().empty())
-    save.request = answered_request{"", caller.method(), caller.request_id(), caller.digest()};
+  attach_caller(save, c, resource_of(s.kind(), s.name()), std::move(before), std::move(after));
   return save;
 }
 
@@ -159,7 +148,7 @@ decided decide(const state& s, const v1::PendingCommand& p, moment now) {
   if (w.erase) {
     if (s.name() == "default" && s.kind() != "gateway")
       return {error_reply(errc::failed_precondition, "name", "the class default stays"), {}, {}};
-    return {std::nullopt, save_of(s, c, row_write::op::erase, s.row(), json_of(s.row()), ""), {}};
+    return {std::nullopt, save_of(s, c, row_write::op::erase, s.row(), audit_json_of(s.row()), ""), {}};
   }
   if (wrong) return {error_reply(errc::invalid, wrong->field, wrong->message), {}, {}};
   v1::Row row = w.create ? blank(s.kind()) : s.row();
@@ -188,7 +177,7 @@ decided decide(const state& s, const v1::PendingCommand& p, moment now) {
     }
   });
   const auto what = w.create ? row_write::op::insert : row_write::op::update;
-  auto save = save_of(s, c, what, row, s.has_row() ? json_of(s.row()) : "", json_of(row));
+  auto save = save_of(s, c, what, row, s.has_row() ? audit_json_of(s.row()) : "", audit_json_of(row));
   return {std::nullopt, std::move(save), std::move(row)};
 }
 

@@ -5,9 +5,9 @@
 #include <set>
 
 #include <fmt/format.h>
-#include <google/protobuf/util/json_util.h>
 #include <google/protobuf/util/message_differencer.h>
 
+#include "actors/core/audit.hpp"
 #include "actors/core/conditions.hpp"
 #include "actors/core/limits.hpp"
 #include "actors/core/pending.hpp"
@@ -24,17 +24,6 @@ std::int64_t ms(auto duration) { return std::chrono::duration_cast<millis>(durat
 
 bool exists(const state& s) { return s.has_row(); }
 bool deleting(const state& s) { return exists(s) && s.row().has_delete_time(); }
-
-/// For the audit trail. What is written gets its revision from the store, so none is shown.
-std::string json_of(v1::TunnelRow row) {
-  row.clear_version();
-  row.clear_route_version();
-  std::string out;
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  (void)google::protobuf::util::MessageToJsonString(row, &out, options);
-  return out;
-}
 
 v1::TunnelSpec spec_of(const v1::TunnelRow& row) {
   v1::TunnelSpec spec;
@@ -128,17 +117,6 @@ save_request save_of(std::string write, row_write::op what, const v1::TunnelRow&
   return save;
 }
 
-void attach_caller(save_request& save, const v1::Command& command, const std::string& resource,
-                   std::string before, std::string after) {
-  const auto& caller = command.caller();
-  save.audit = audit_entry{command.project(),   caller.method(),     resource,
-                           caller.principal(),  caller.remote(),     caller.request_id(),
-                           std::move(before),   std::move(after)};
-  if (!caller.request_id().empty())
-    save.request = answered_request{command.project(), caller.method(), caller.request_id(),
-                                    caller.digest()};
-}
-
 std::string resource_of(const state& s) {
   return fmt::format("projects/{}/tunnels/{}", s.project(), s.name());
 }
@@ -186,7 +164,7 @@ outcome_of_command create(const state& s, const v1::PendingCommand& p, moment no
                 "waiting for gateways", 1, now.wall_ms);
   auto save = save_of("tunnel_spec", row_write::op::insert, row, 0, true);
   save.claims = claims_between(row, {});
-  attach_caller(save, p.command(), resource_of(s), "", json_of(row));
+  attach_caller(save, p.command(), resource_of(s), "", audit_json(row));
   return {std::nullopt, std::move(save), std::move(row)};
 }
 
@@ -212,7 +190,7 @@ outcome_of_command update(const state& s, const v1::PendingCommand& p, moment no
   *row.mutable_updated_at() = timestamp_from_ms(now.wall_ms);
   auto save = save_of("tunnel_spec", row_write::op::update, row, s.row().version(), true);
   save.claims = claims_between(row, s.row());
-  attach_caller(save, p.command(), resource_of(s), json_of(s.row()), json_of(row));
+  attach_caller(save, p.command(), resource_of(s), audit_json(s.row()), audit_json(row));
   return {std::nullopt, std::move(save), std::move(row)};
 }
 
@@ -225,7 +203,7 @@ outcome_of_command erase(const state& s, const v1::PendingCommand& p, moment now
   *row.mutable_delete_time() = timestamp_from_ms(now.wall_ms);
   *row.mutable_updated_at() = row.delete_time();
   auto save = save_of("tunnel_delete", row_write::op::update, row, s.row().version(), true);
-  attach_caller(save, p.command(), resource_of(s), json_of(s.row()), json_of(row));
+  attach_caller(save, p.command(), resource_of(s), audit_json(s.row()), audit_json(row));
   return {std::nullopt, std::move(save), std::move(row)};
 }
 
