@@ -86,13 +86,24 @@ install_envoy() {
 
 # install_contract_client: sets and exports WARREN_NODE_MODULES, unless the packages are not to be had.
 install_contract_client() {
-  local into=$PWD/.cache/contract
-  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then install_packages contract; fi
-  if [ ! -d "$into/node_modules/@grpc/grpc-js-xds" ]; then
+  local wanted=test/contract/package.json into=$PWD/.cache/contract
+  local without="the hook is not tried against Envoy's complete contract."
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    (install_packages contract) || { say "There is no Node.js to be had here: $without"; return 0; }
+  fi
+  # Only what is whole gets the name.
+  if ! cmp -s "$wanted" "$into/package.json"; then
     say "fetching Envoy's complete contract (npm packages, into .cache/contract)"
-    mkdir -p "$into"
-    cp test/contract/package.json "$into/"
-    npm install --prefix "$into" --no-audit --no-fund --ignore-scripts >"$into/log" 2>&1 || { tail -n 5 "$into/log" >&2; return 0; }
+    rm -rf "$into" "$into.new"
+    mkdir -p "$into.new"
+    cp "$wanted" "$into.new/"
+    if ! npm install --prefix "$into.new" --no-audit --no-fund --ignore-scripts \
+      --fetch-retries=1 --fetch-timeout=30000 >"$into.new/log" 2>&1; then
+      tail -n 5 "$into.new/log" >&2
+      say "The npm packages are not to be had here: $without"
+      return 0
+    fi
+    mv "$into.new" "$into"
   fi
   WARREN_NODE_MODULES=$into/node_modules
   export WARREN_NODE_MODULES

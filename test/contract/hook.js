@@ -24,7 +24,8 @@ root.resolvePath = (origin, target) => {
   throw new Error('the contract lacks ' + target);
 };
 root.loadSync([path.join(schema, 'envoygateway/extension/extension.proto'),
-               'envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto'],
+               ...['filters/network/http_connection_manager/v3/http_connection_manager', 'transport_sockets/internal_upstream/v3/internal_upstream']
+                   .map((f) => `envoy/extensions/${f}.proto`)],
               {keepCase: true});
 root.resolveAll();
 const Request = root.lookupType('envoygateway.extension.PostTranslateModifyRequest');
@@ -32,6 +33,10 @@ const Response = root.lookupType('envoygateway.extension.PostTranslateModifyResp
 const Manager = root.lookupType('envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager');
 const manager_url = 'type.googleapis.com/' + Manager.fullName.slice(1);
 const plain = (type, bytes) => type.toObject(type.decode(bytes), {bytes: String, longs: String, enums: String});
+
+/// An Any of plain(): its bytes are text there, and left out when there are none.
+const any_of = (type, value) => ({type_url: 'type.googleapis.com/' + type, ...(value === undefined ? {} : {value})});
+const bytes_of = (any) => Buffer.from(any.value, 'base64');
 
 /// Fields of a message as they stand: [{number, bytes}] (only those that are messages or texts).
 function split(bytes) {
@@ -144,12 +149,21 @@ function compare(request, response) {
     const name = plain(Cluster, bytes).name;
     if (!online(name)) return same(new_clusters[i], bytes, name);
     const c = plain(Cluster, new_clusters[i]);
-    same(Object.keys(c).sort(), ['connect_timeout', 'load_assignment', 'name', 'transport_socket', 'type'], name);
-    same([c.name, c.type, c.connect_timeout.seconds, c.transport_socket.name],
-         [name, 'STATIC', '5', 'envoy.transport_sockets.internal_upstream'], name);
-    const endpoint = c.load_assignment.endpoints[0].lb_endpoints[0];
-    same(endpoint.endpoint.address, {envoy_internal_address: {server_listener_name: 'connector-tunnel'}}, name);
-    same(Object.keys(endpoint.metadata.filter_metadata.tunnel.fields).sort(), ['address', 'endpoint_id'], name);
+    const transport = plain(type_of('envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport'), bytes_of(c.transport_socket.typed_config));
+    same(transport, {
+      passthrough_metadata: [{name: 'tunnel', kind: {host: {}}}],
+      transport_socket: {name: 'envoy.transport_sockets.raw_buffer',
+                         typed_config: any_of('envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer', transport.transport_socket.typed_config.value)},
+    }, name);
+    same(c, {
+      name, type: 'STATIC', connect_timeout: {seconds: '5'},
+      transport_socket: {name: 'envoy.transport_sockets.internal_upstream',
+                         typed_config: any_of('envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport', c.transport_socket.typed_config.value)},
+      load_assignment: {cluster_name: name, endpoints: [{lb_endpoints: [{
+        endpoint: {address: {envoy_internal_address: {server_listener_name: 'connector-tunnel'}}},
+        metadata: {filter_metadata: {tunnel: {fields: {address: {stringValue: 'localhost:8080'}, endpoint_id: {stringValue: 'a'.repeat(64)}}}}},
+      }]}]},
+    }, name);
   });
   same(parts(response, 2), parts(request, 3), 'secrets');
 
