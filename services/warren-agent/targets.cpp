@@ -188,6 +188,7 @@ bool target_table::dialled(const target& t, std::string_view words, bool probe, 
     --dialling_;
   }
   const auto was = e.state;
+  const auto said = e.words;
   if (words.empty()) {
     e.state = reach::reachable;
     e.words.clear();
@@ -195,13 +196,14 @@ bool target_table::dialled(const target& t, std::string_view words, bool probe, 
     schedule(t, e, std::nullopt);
   } else {
     e.state = reach::unreachable;
-    e.words = wire::clean_text(words, limits::target_message_bytes_max);
+    // Visitors meet what they meet, many at once; once it is down the words are those of probes, which back off.
+    if (probe || was != reach::unreachable) e.words = wire::clean_text(words, limits::target_message_bytes_max);
     // A visitor's failed dial starts the back-off; only a probe's own failure lengthens it.
     if (e.delay_ms == 0) e.delay_ms = millis{redial_first}.count();
     else if (probe) e.delay_ms = std::min(e.delay_ms * 2, millis{redial_max}.count());
     if (!e.dialling && !e.next_dial_ms) schedule(t, e, now_ms + e.delay_ms);
   }
-  if (e.state == was) return false;
+  if (e.state == was && e.words == said) return false;
   mark(e);
   return true;
 }

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -242,6 +243,14 @@ TEST_CASE("a target is dialled at once, and after failures with delays that doub
   }
   now = *table.deadline();
   REQUIRE(table.due(now).size() == 1);
+  const auto version = table.version();
+  CHECK(table.dialled(due[0], "timed out", true, now));
+  CHECK(table.version() != version);
+  CHECK(table.take_changed().at(0).message() == "timed out");
+  CHECK_FALSE(table.dialled(due[0], "no route", false, now));  // a visitor's, who may come a thousand times a second
+  CHECK(table.states().at(0).message() == "timed out");
+  now = *table.deadline();
+  REQUIRE(table.due(now).size() == 1);
   CHECK(table.dialled(due[0], "", true, now));
   CHECK_FALSE(table.deadline());
   CHECK(table.take_changed().at(0).state() == "Reachable");
@@ -288,7 +297,7 @@ TEST_CASE("a table that is told what changed is what it would be if it were told
     const auto due = by_steps.due(now);
     REQUIRE(due == whole.due(now));
     for (const auto& to : due) {
-      const std::string words = any(2) == 0 ? "refused" : "";
+      const std::string words = std::array{"", "", "refused", "timed out"}[any(4)];
       REQUIRE(by_steps.dialled(to, words, true, now) == whole.dialled(to, words, true, now));
     }
     const auto text = [](const std::vector<busv1::TargetState>& all) {
