@@ -66,7 +66,7 @@ void begin_save(transition& t, save_request save, state after, std::string_view 
   t.give_back = [before = std::move(before)](state& next, state& kept) {
     kept.mutable_attachments()->swap(*next.mutable_attachments());
     kept.mutable_targets()->swap(*next.mutable_targets());
-    for (const auto& [key, target] : before.targets) (*kept.mutable_targets())[key] = target;
+    for (const auto& [key, target] : before.targets) kept.mutable_targets()->insert({key, target});
     for (const auto& [key, row] : before.attachments)
       if (row) (*kept.mutable_attachments())[key] = *row;
       else kept.mutable_attachments()->erase(key);
