@@ -158,8 +158,8 @@ std::string check(const setting& s, const std::string& text) {
 /// Variables beside the settings that somebody of ours reads, and what a container platform adds for a service called
 /// "warren": none of them is a setting, and none is a mistake.
 bool is_no_setting(std::string_view name) {
-  for (const std::string_view known : {"WARREN_SERVER", "WARREN_PROJECT", "WARREN_ENVOY", "WARREN_BIN_DIR", "WARREN_PRESET",
-                                       "WARREN_SEED", "WARREN_REWRITE", "WARREN_NEEDS_SERVERS", "WARREN_PORT"})
+  for (const std::string_view known : {"WARREN_SERVER", "WARREN_PROJECT", "WARREN_ENVOY", "WARREN_NODE_MODULES", "WARREN_BIN_DIR",
+                                       "WARREN_PRESET", "WARREN_SEED", "WARREN_REWRITE", "WARREN_NEEDS_SERVERS", "WARREN_PORT"})
     if (name == known) return true;
   for (const std::string_view begin : {"WARREN_TEST_", "WARREN_FAILPOINT", "WARREN_RUN_", "WARREN_SIM_", "WARREN_MUTA",
                                        "WARREN_SERVICE_", "WARREN_PORT_"})
