@@ -133,11 +133,12 @@ function without_upgrades(any) {
   return m;
 }
 
+const clusters_of = (r) => r.route ? [r.route.cluster, ...((r.route.weighted_clusters || {}).clusters || []).map((w) => w.name)].filter(Boolean) : [];
+
 // Somebody else's route that leaves it to its connection manager whether it takes WebSockets.
 const leaves_websockets_to_others = (r) => {
   if (own(r) || !r.route) return false;
-  const clusters = [r.route.cluster, ...((r.route.weighted_clusters || {}).clusters || []).map((w) => w.name)].filter(Boolean);
-  return !clusters.some((n) => online(n) || offline(n)) && !(r.route.upgrade_configs || []).some((u) => type_of_upgrade(u) === 'websocket');
+  return !clusters_of(r).some((n) => online(n) || offline(n)) && !(r.route.upgrade_configs || []).some((u) => type_of_upgrade(u) === 'websocket');
 };
 
 function compare(request, response) {
@@ -153,7 +154,7 @@ function compare(request, response) {
     same(transport, {
       passthrough_metadata: [{name: 'tunnel', kind: {host: {}}}],
       transport_socket: {name: 'envoy.transport_sockets.raw_buffer',
-                         typed_config: any_of('envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer', transport.transport_socket.typed_config.value)},
+                         typed_config: any_of('envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer')},
     }, name);
     same(c, {
       name, type: 'STATIC', connect_timeout: {seconds: '5'},
@@ -203,7 +204,6 @@ function compare(request, response) {
       same(is.domains.filter((d) => d !== id + '.connector.internal'), was.domains, 'domains');
       const old_routes = parts(host, 3), new_routes = parts(new_hosts[h], 3).filter((r) => !own(plain(Route, r)));
       same(new_routes.length, old_routes.length, 'routes');
-      const clusters_of = (r) => r.route ? [r.route.cluster, ...((r.route.weighted_clusters || {}).clusters || []).map((w) => w.name)].filter(Boolean) : [];
       const ours = old_routes.map((r) => clusters_of(plain(Route, r))).flat().filter((n) => online(n) || offline(n));
       const front = is.routes.filter(own);
       same(front.length, ours.length ? 1 : 0, 'the route in front');

@@ -41,7 +41,7 @@ TEST_CASE_METHOD(world, "connector: hello in two steps") {
     CHECK(hello_reply()->error().empty());
   }
   SECTION("another key is refused") {
-    key = key_pair{'x'};
+    key = agent_key{'x'};
     signed_hello(hello_request({"10.0.0.1:7000"}));
     CHECK(hello_reply()->error() == "permission_denied");
     CHECK(writes.empty());

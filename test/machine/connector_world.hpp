@@ -1,19 +1,18 @@
-// test/machine/connector_world.hpp -- a connector's machine with a store that does what it is told, an agent's key, and
+// test/machine/connector_world.hpp -- a connector's machine with a store that does what it is told, and
 // everything that the machine says.
 #pragma once
 
 #include <catch2/catch.hpp>
 
 #include <map>
-#include <memory>
 
 #include <google/protobuf/text_format.h>
-#include <openssl/evp.h>
 
 #include "actors/connector/machine.hpp"
 #include "actors/core/conditions.hpp"
 #include "actors/core/limits.hpp"
 #include "actors/core/protocol.hpp"
+#include "test/support/agent_key.hpp"
 
 namespace warren::connector_world {
 
@@ -22,31 +21,6 @@ namespace busv1 = warren::bus::v1;
 
 inline constexpr std::int64_t wall_offset = 1'700'000'000'000;
 inline const std::string token_a(64, 'a');
-
-/// An agent's key.
-struct key_pair {
-  std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key{nullptr, &EVP_PKEY_free};
-  explicit key_pair(char seed) {
-    const std::string raw(32, seed);
-    key.reset(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr,
-                                           reinterpret_cast<const unsigned char*>(raw.data()), raw.size()));
-  }
-  std::string public_hex() const {
-    std::string out(32, '\0');
-    std::size_t n = out.size();
-    EVP_PKEY_get_raw_public_key(key.get(), reinterpret_cast<unsigned char*>(out.data()), &n);
-    return protocol::hex(out);
-  }
-  std::string sign(const std::string& text) const {
-    const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> c{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
-    EVP_DigestSignInit(c.get(), nullptr, nullptr, nullptr, key.get());
-    std::string out(64, '\0');
-    std::size_t n = out.size();
-    EVP_DigestSign(c.get(), reinterpret_cast<unsigned char*>(out.data()), &n,
-                   reinterpret_cast<const unsigned char*>(text.data()), text.size());
-    return out;
-  }
-};
 
 /// The machine with a store that does what it is told, and everything that the machine says.
 struct world {
@@ -65,7 +39,7 @@ struct world {
   std::int64_t wake_at = 0;
   bool gone = false;
   std::uint64_t random = 0;
-  key_pair key{'k'};
+  agent_key key{'k'};
   std::string token;
   std::int64_t sequence = 0;
 

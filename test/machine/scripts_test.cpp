@@ -21,12 +21,12 @@
 
 #include <fmt/format.h>
 #include <google/protobuf/text_format.h>
-#include <openssl/evp.h>
 
 #include "actors/connector/machine.hpp"
 #include "actors/core/protocol.hpp"
 #include "actors/registry/machine.hpp"
 #include "actors/tunnel/machine.hpp"
+#include "test/support/agent_key.hpp"
 
 using namespace warren;
 namespace busv1 = warren::bus::v1;
@@ -99,29 +99,6 @@ std::string told(const save_request& q) {
   if (q.request) out += fmt::format("    request {} {} {}\n", q.request->method, q.request->request_id, q.request->digest);
   return out;
 }
-
-/// An agent's key, always the same.
-struct key_pair {
-  std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key{nullptr, &EVP_PKEY_free};
-  key_pair() {
-    const std::string raw(32, 'k');
-    key.reset(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, reinterpret_cast<const unsigned char*>(raw.data()), 32));
-  }
-  std::string public_hex() const {
-    std::string out(32, '\0');
-    std::size_t n = out.size();
-    EVP_PKEY_get_raw_public_key(key.get(), reinterpret_cast<unsigned char*>(out.data()), &n);
-    return protocol::hex(out);
-  }
-  std::string sign(const std::string& text) const {
-    const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> c{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
-    EVP_DigestSignInit(c.get(), nullptr, nullptr, nullptr, key.get());
-    std::string out(64, '\0');
-    std::size_t n = out.size();
-    EVP_DigestSign(c.get(), reinterpret_cast<unsigned char*>(out.data()), &n, reinterpret_cast<const unsigned char*>(text.data()), text.size());
-    return out;
-  }
-};
 
 class script {
 public:
@@ -266,7 +243,7 @@ public:
   }
 
 private:
-  key_pair key;
+  agent_key key{'k'};
   std::string step(const connector::event& e, connector::event& next) override {
     const auto before = text_of(s);
     return carry_out(connector::step(std::move(s), e, now), before, next, [](auto& n, const saved& w) { connector::adopt(n, w); });
@@ -303,7 +280,7 @@ std::unique_ptr<script> script_for(const std::string& kind, const std::string& n
 
 /// `$key` is the agent's public key, `$token` its token, `$hash` the token's hash.
 std::string filled_in(std::string line) {
-  static const key_pair key;
+  static const agent_key key{'k'};
   const auto put = [&](const std::string& name, const std::string& value) {
     for (auto at = line.find(name); at != std::string::npos; at = line.find(name, at)) line.replace(at, name.size(), value);
   };
